@@ -1,0 +1,121 @@
+"""System checks: each setting's own rule lives in ``conf.py``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.apps import AppConfig, apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import NoReverseMatch
+
+from .conf import NAMES, PREFIX, conf
+
+REQUIRED_APPS = ("django.contrib.auth", "django.contrib.messages", "django.contrib.sessions")
+
+HINTS = {
+    PREFIX + "CLIENT_ID": "Copy it from your app's page in ilert's developer settings.",
+    PREFIX + "CLIENT_SECRET": "Copy it from your app's page in ilert's developer settings.",
+    PREFIX + "ENCRYPTION_KEYS": (
+        "Make a key with: python -c 'from cryptography.fernet import Fernet; "
+        "print(Fernet.generate_key().decode())'"
+    ),
+}
+
+
+def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    return [*_missing(), *_malformed(), *_unknown(), *_missing_apps()]
+
+
+def check_deployment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    return [*_plain_http(), *_redirect_uri_behind_proxy(), *_cookies()]
+
+
+def _missing() -> Iterator[CheckMessage]:
+    # Images are built before their secrets are there, and makemigrations runs every check.
+    if sys.argv[1:2] == ["makemigrations"]:
+        return
+    for name, hint in HINTS.items():
+        if not getattr(settings, name, None):
+            yield Error(f"{name} is not set.", hint=hint, id="ilert_oauth.E001")
+
+
+def _malformed() -> Iterator[CheckMessage]:
+    for name in NAMES:
+        if name.endswith("CONNECTED_URL") and not hasattr(settings, "ROOT_URLCONF"):
+            continue
+        try:
+            getattr(conf, name.removeprefix(PREFIX).lower())
+        except ImproperlyConfigured as error:
+            if getattr(settings, name, None) or name not in HINTS:
+                hint = HINTS.get(name, "Mend it, or leave it out for its default.")
+                yield Error(str(error), hint=hint, id="ilert_oauth.E002")
+        except NoReverseMatch:
+            yield Error(
+                f"{name} is neither a URL nor the name of one.",
+                hint='Add path("ilert/", include("django_ilert_oauth.urls")) to your URLs, '
+                "or name a page of yours.",
+                id="ilert_oauth.E004",
+            )
+
+
+def _unknown() -> Iterator[CheckMessage]:
+    for name in dir(settings):
+        if name.startswith(PREFIX) and name not in NAMES:
+            yield Error(
+                f"{name} is not a setting of django_ilert_oauth.",
+                hint=f"The settings are {', '.join(NAMES)}.",
+                id="ilert_oauth.E003",
+            )
+
+
+def _missing_apps() -> Iterator[CheckMessage]:
+    for name in REQUIRED_APPS:
+        if not apps.is_installed(name):
+            yield Error(
+                f"django_ilert_oauth needs {name}.",
+                hint=f'Add "{name}" to INSTALLED_APPS, and its middleware.',
+                id="ilert_oauth.E005",
+            )
+
+
+def _plain_http() -> Iterator[CheckMessage]:
+    for name in ("APP_URL", "API_URL", "TENANT_URL", "REDIRECT_URI"):
+        url = getattr(settings, PREFIX + name, None)
+        if isinstance(url, str) and urlsplit(url).scheme == "http":
+            yield Warning(
+                f"{PREFIX}{name} is a plain http address: codes and tokens could be read.",
+                hint="Let it begin with https://.",
+                id="ilert_oauth.W001",
+            )
+
+
+def _redirect_uri_behind_proxy() -> Iterator[CheckMessage]:
+    behind_proxy = settings.SECURE_PROXY_SSL_HEADER or settings.USE_X_FORWARDED_HOST
+    if behind_proxy and not getattr(settings, PREFIX + "REDIRECT_URI", None):
+        yield Warning(
+            f"{PREFIX}REDIRECT_URI is not set, and the site is behind a proxy.",
+            hint="Set the URI that is registered at ilert: it has to match to the letter.",
+            id="ilert_oauth.W002",
+        )
+
+
+def _cookies() -> Iterator[CheckMessage]:
+    if settings.SESSION_COOKIE_SAMESITE == "Strict":
+        yield Warning(
+            'SESSION_COOKIE_SAMESITE is "Strict": browsers hide the session when ilert sends '
+            "users back, so no account can be connected.",
+            hint='Use "Lax".',
+            id="ilert_oauth.W003",
+        )
+    for name in ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE"):
+        if not getattr(settings, name):
+            yield Warning(
+                f"{name} is off: the cookie could be read on the way.",
+                hint=f"Set {name} = True.",
+                id="ilert_oauth.W004",
+            )

@@ -1,0 +1,80 @@
+"""Everything that can go wrong.
+
+::
+
+    IlertOAuthError
+      StateError                 the callback belongs to no attempt started here
+      AuthorizationDeniedError   ilert sent the user back with an error
+      IlertUnavailableError      transient; nothing changed
+      IlertRejectedError         ilert answered with an OAuth error
+        ReconnectRequiredError   the grant is gone; only the user can mend it
+      EndpointMismatchError      the account's tokens belong to another ilert
+      TokenDecryptionError       no configured key opens this token
+
+The text of each is safe to log and to show: it holds no secret and nothing that ilert sent.
+"""
+
+from __future__ import annotations
+
+
+class IlertOAuthError(Exception):
+    """``code`` is a short machine-readable word, the one kept in an account's ``last_error``."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code or self.code
+
+
+class StateError(IlertOAuthError):
+    """The state is missing, unknown, expired, used up, or another session's or user's."""
+
+    code = "invalid_state"
+
+
+class AuthorizationDeniedError(IlertOAuthError):
+    """The user said no, or ilert refused to ask; ``code`` is RFC 6749's (section 4.1.2.1)."""
+
+    code = "access_denied"
+
+
+class IlertUnavailableError(IlertOAuthError):
+    """No usable answer; trying again later may help.
+
+    ``retry_after`` is in seconds, where ilert named a time.
+    """
+
+    code = "unavailable"
+
+    def __init__(self, message: str, *, code: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
+
+
+class IlertRejectedError(IlertOAuthError):
+    """``code`` is RFC 6749's (section 5.2) or ``unknown_error``, ``status`` the HTTP status."""
+
+    code = "rejected"
+
+    def __init__(self, message: str, *, code: str = "", status: int = 0) -> None:
+        super().__init__(message, code=code)
+        self.status = status
+
+
+class ReconnectRequiredError(IlertRejectedError):
+    """``status`` is 0 where no request was made, since the grant was known to be gone."""
+
+    code = "invalid_grant"
+
+
+class EndpointMismatchError(IlertOAuthError):
+    """Raised before a byte is sent."""
+
+    code = "endpoint_mismatch"
+
+
+class TokenDecryptionError(IlertOAuthError):
+    """The key is lost, or the ciphertext was made for another account."""
+
+    code = "token_unreadable"

@@ -1,0 +1,64 @@
+"""What all flows share: rows from the database that is written to, a client, and signals."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from django.db import router, transaction
+from django.dispatch import Signal
+from django.utils import timezone
+
+from django_ilert_oauth.client import IlertClient, TokenAnswer
+from django_ilert_oauth.conf import conf
+from django_ilert_oauth.exceptions import EndpointMismatchError
+from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet
+
+
+def database() -> str:
+    """Never a replica: tokens read there may be old."""
+    return router.db_for_write(ConnectedAccount)
+
+
+def account_rows() -> ConnectedAccountQuerySet:
+    return ConnectedAccount.objects.using(database())
+
+
+def open_client(api_url: str | None = None) -> IlertClient:
+    return IlertClient(
+        api_url=api_url or conf.api_url,
+        client_id=conf.client_id,
+        client_secret=conf.client_secret,
+        timeout=conf.timeout,
+    )
+
+
+def require_same_ilert(account: ConnectedAccount) -> None:
+    if account.api_url != conf.api_url:
+        raise EndpointMismatchError(
+            "The account was connected at another ilert than ILERT_OAUTH_API_URL names. "
+            "Set it back, or have the user connect again."
+        )
+
+
+def announce(signal: Signal, account: ConnectedAccount, **facts: Any) -> None:
+    """Sends the signal after the commit; at once where no transaction is open."""
+    send = partial(signal.send_robust, sender=ConnectedAccount, account=account, **facts)
+    transaction.on_commit(send, using=database(), robust=True)
+
+
+def take_tokens(account: ConnectedAccount, tokens: TokenAnswer) -> None:
+    """Merges: an answer without refresh token or scope leaves what the account has."""
+    now = timezone.now()
+    account.access_token = tokens.access_token
+    account.access_token_expires_at = _later(now, tokens.expires_in)
+    if tokens.refresh_token:
+        account.refresh_token = tokens.refresh_token
+        account.refresh_token_expires_at = _later(now, tokens.refresh_token_expires_in)
+    if tokens.scope:
+        account.granted_scope = tokens.scope
+
+
+def _later(now: datetime, seconds: int | None) -> datetime | None:
+    return None if seconds is None else now + timedelta(seconds=seconds)

@@ -1,0 +1,149 @@
+"""Ending a grant: here at once, at ilert as soon as ilert can be reached.
+
+What is to be revoked is written in the transaction that ends the grant and sent after its commit,
+so a rollback revokes nothing and a crash or an outage loses nothing. ``revoke_pending`` sends what
+is left.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from django.db import models, transaction
+from django.http import HttpRequest
+from django.utils import timezone
+
+from django_ilert_oauth.conf import conf
+from django_ilert_oauth.exceptions import (
+    IlertOAuthError,
+    IlertRejectedError,
+    IlertUnavailableError,
+    TokenDecryptionError,
+)
+from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reason, Status
+from django_ilert_oauth.signals import account_revoked
+
+from .base import account_rows, announce, database, open_client
+
+logger = logging.getLogger(__name__)
+
+#: After a failure, how long deletions and disconnections leave the sending to ``revoke_pending``:
+#: deleting a thousand accounts must not wait a thousand times for a dead ilert.
+PAUSE = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class RevocationResult:
+    revoked: int
+    left: int
+
+
+def disconnect(
+    account: ConnectedAccount,
+    *,
+    reason: Reason = Reason.USER,
+    request: HttpRequest | None = None,
+) -> None:
+    """Wipes the tokens and ends the grant at ilert; twice is a no-op.
+
+    Works while ilert is down, and for an account whose tokens cannot be read.
+    """
+    with transaction.atomic(using=database()):
+        if not _claim(account, reason):
+            return
+        account.refresh_from_db(using=database())
+        keep_for_revocation(account)
+        account.access_token = account.refresh_token = ""
+        account.save(
+            using=database(), update_fields=["access_token_ciphertext", "refresh_token_ciphertext"]
+        )
+        announce(account_revoked, account, reason=reason, request=request)
+
+
+def end_grant_of_deleted(instance: ConnectedAccount, **kwargs: Any) -> None:
+    """Receives ``pre_delete``: of a row, a queryset or a user."""
+    stored = account_rows().select_for_update().filter(pk=instance.pk).first()
+    if stored is None or stored.status == Status.DISCONNECTED:
+        return
+    if conf.revoke_on_delete:
+        keep_for_revocation(stored)
+    announce(account_revoked, stored, reason=Reason.DELETED, request=None)
+
+
+def keep_for_revocation(account: ConnectedAccount, *, unless: str = "") -> None:
+    """Has the account's refresh token revoked after the commit, unless it is this one."""
+    if not account.refresh_token_ciphertext or (unless and _holds(account, unless)):
+        return
+    user_key, api_url, tenant_id, username = account.identity
+    pending = PendingRevocation.objects.using(database()).create(
+        user_key=user_key,
+        api_url=api_url,
+        tenant_id=tenant_id,
+        username=username,
+        refresh_token_ciphertext=account.refresh_token_ciphertext,
+    )
+    transaction.on_commit(partial(_revoke_unless_down, pending), using=database(), robust=True)
+
+
+def revoke_pending() -> RevocationResult:
+    """Sends what is left; stops at the first sign that ilert is down."""
+    revoked = 0
+    for pending in _pending().order_by("pk"):
+        error = _revoke(pending)
+        revoked += error is None
+        if isinstance(error, IlertUnavailableError):
+            break
+    return RevocationResult(revoked=revoked, left=_pending().count())
+
+
+def _claim(account: ConnectedAccount, reason: Reason) -> bool:
+    """The first statement of the transaction, so that only one caller goes on."""
+    claimed = (
+        account_rows()
+        .filter(pk=account.pk)
+        .exclude(status=Status.DISCONNECTED)
+        .update(status=Status.DISCONNECTED, reason=reason, status_changed_at=timezone.now())
+    )
+    return claimed == 1
+
+
+def _holds(account: ConnectedAccount, refresh_token: str) -> bool:
+    try:
+        return account.refresh_token == refresh_token
+    except TokenDecryptionError:
+        return False
+
+
+def _pending() -> models.QuerySet[PendingRevocation]:
+    return PendingRevocation.objects.using(database())
+
+
+def _revoke_unless_down(pending: PendingRevocation) -> None:
+    if not _pending().filter(last_error_at__gt=timezone.now() - PAUSE).exists():
+        _revoke(pending)
+
+
+def _revoke(pending: PendingRevocation) -> IlertOAuthError | None:
+    error = _try_to_revoke(pending)
+    if error is None:
+        _pending().filter(pk=pending.pk).delete()
+    else:
+        logger.warning("The grant of %s is not revoked yet: %s", pending, error.code)
+        _pending().filter(pk=pending.pk).update(last_error=error.code, last_error_at=timezone.now())
+    return error
+
+
+def _try_to_revoke(pending: PendingRevocation) -> IlertOAuthError | None:
+    try:
+        with open_client(pending.api_url) as client:
+            client.revoke(pending.refresh_token)
+    except IlertRejectedError as error:
+        # A refused token is no token any more: nothing is left to end.
+        logger.info("ilert refused to revoke the grant of %s: %s", pending, error.code)
+    except IlertOAuthError as error:
+        return error
+    return None

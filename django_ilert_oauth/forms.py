@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext_lazy as _
+
+from .conf import conf, is_tenant
+from .models import ConnectedAccount
+
+
+class ConnectForm(forms.Form):
+    """``account`` is one of the user's own, to be reconnected."""
+
+    account = forms.ModelChoiceField(
+        ConnectedAccount.objects.none(), required=False, widget=forms.HiddenInput
+    )
+    next = forms.CharField(required=False, widget=forms.HiddenInput)
+    tenant = forms.CharField(
+        label=_("Your ilert address"),
+        help_text=_("The first part of it, such as acme for acme.ilert.com. May be left empty."),
+        required=False,
+    )
+
+    def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        accounts = ConnectedAccount.objects.for_user(user)
+        self.fields["account"].queryset = accounts  # type: ignore[attr-defined]
+        if conf.tenant:
+            del self.fields["tenant"]
+
+    def clean_tenant(self) -> str:
+        tenant: str = self.cleaned_data["tenant"]
+        if tenant and not is_tenant(tenant):
+            raise ValidationError(
+                _("Enter only the first part of the address: letters, digits and hyphens.")
+            )
+        return tenant

@@ -1,0 +1,169 @@
+"""The pages on which users look after their own accounts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.http import urlencode
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.http import require_GET, require_http_methods, require_safe
+
+from . import flows, scopes, state
+from .conf import conf
+from .exceptions import (
+    AuthorizationDeniedError,
+    IlertOAuthError,
+    IlertUnavailableError,
+    StateError,
+)
+from .flows.connect import requested_scope, safe_next_url
+from .forms import ConnectForm
+from .models import ConnectedAccount
+from .secret import Secret
+
+logger = logging.getLogger(__name__)
+
+View = Callable[..., HttpResponse]
+
+
+def outside_transactions(view: View) -> View:
+    """``ATOMIC_REQUESTS`` would keep a transaction open while ilert is waited for."""
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
+
+
+@outside_transactions
+@require_safe
+@never_cache
+@csrf_protect
+@login_required
+def accounts(request: HttpRequest) -> HttpResponse:
+    own = ConnectedAccount.objects.for_user(request.user).order_by("tenant_id", "username")
+    return render(request, "ilert_oauth/accounts.html", {"accounts": own})
+
+
+@outside_transactions
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@csrf_protect
+@login_required
+def connect(request: HttpRequest) -> HttpResponse:
+    if request.method == "POST":
+        form = ConnectForm(request.POST, user=request.user)
+        if form.is_valid():
+            return _leave_for_ilert(request, form)
+    else:
+        form = ConnectForm(initial=request.GET.dict(), user=request.user)
+    return _connect_page(request, form)
+
+
+@outside_transactions
+@require_GET
+def callback(request: HttpRequest) -> HttpResponse:
+    response = _finish(request)
+    # The address holds the code: it is to reach neither a cache nor another site.
+    response["Cache-Control"] = "no-store"
+    response["Referrer-Policy"] = "no-referrer"
+    return response
+
+
+@outside_transactions
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@csrf_protect
+@login_required
+def disconnect(request: HttpRequest, pk: int) -> HttpResponse:
+    account = get_object_or_404(ConnectedAccount.objects.for_user(request.user), pk=pk)
+    if request.method == "POST":
+        flows.disconnect(account, request=request)
+        text = _("%(account)s is disconnected.") % {"account": account}
+        messages.success(request, text, fail_silently=True)
+        return redirect(conf.disconnected_url)
+    return render(request, "ilert_oauth/disconnect.html", {"account": account})
+
+
+def _leave_for_ilert(request: HttpRequest, form: ConnectForm) -> HttpResponse:
+    try:
+        url = flows.start_connect(
+            request,
+            next_url=form.cleaned_data["next"],
+            tenant=form.cleaned_data.get("tenant"),
+            account=form.cleaned_data["account"],
+        )
+    except (IlertOAuthError, ImproperlyConfigured) as error:
+        return _failed(request, error)
+    return HttpResponseRedirect(url)
+
+
+def _connect_page(request: HttpRequest, form: ConnectForm) -> HttpResponse:
+    context = {
+        "form": form,
+        "host": request.get_host(),
+        "sentences": scopes.describe(requested_scope(account=_to_reconnect(request))),
+    }
+    return render(request, "ilert_oauth/connect.html", context)
+
+
+def _to_reconnect(request: HttpRequest) -> ConnectedAccount | None:
+    pk = request.POST.get("account") or request.GET.get("account", "")
+    if not pk.isdecimal():
+        return None
+    return ConnectedAccount.objects.for_user(request.user).filter(pk=pk).first()
+
+
+def _finish(request: HttpRequest) -> HttpResponse:
+    if not request.user.is_authenticated:
+        return redirect_to_login(reverse("ilert_oauth:accounts"))
+    returned_state = Secret(request.GET.get("state", ""))
+    is_reload = state.was_used(request, returned_state)
+    next_url = safe_next_url(request, state.next_url(request, returned_state))
+    try:
+        account = flows.finish_connect(request)
+    except (IlertOAuthError, ImproperlyConfigured) as error:
+        return _failed(request, error, next_url)
+    if is_reload:
+        return redirect("ilert_oauth:accounts")
+    text = _("%(account)s is connected.") % {"account": account}
+    messages.success(request, text, fail_silently=True)
+    return redirect(next_url or conf.connected_url)
+
+
+def _failed(request: HttpRequest, error: Exception, next_url: str = "") -> HttpResponse:
+    logger.warning("An ilert account was not connected: %s", error)
+    messages.error(request, _explain(error), fail_silently=True)
+    return redirect(_way_on(error, next_url))
+
+
+def _way_on(error: Exception, next_url: str) -> str:
+    if isinstance(error, StateError):
+        return reverse("ilert_oauth:accounts")
+    query = urlencode({"next": next_url}) if next_url else ""
+    return f"{reverse('ilert_oauth:connect')}?{query}".rstrip("?")
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, StateError):
+        return _(
+            "This attempt to connect has ended: it was begun elsewhere, used already, or took "
+            "more than ten minutes. Please connect again."
+        )
+    if isinstance(error, AuthorizationDeniedError) and error.code == "access_denied":
+        return _("ilert was told not to give access, so nothing was connected.")
+    if isinstance(error, IlertUnavailableError):
+        return _("ilert could not be reached. Nothing was changed; please try again in a minute.")
+    return _(
+        "ilert did not accept the request, so nothing was connected. Please try again, and tell "
+        "this site's administrators if it happens again."
+    )

@@ -1,0 +1,120 @@
+"""The stand-in over real HTTP, people of the site, and their accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.utils import timezone
+
+from django_ilert_oauth import signals
+from django_ilert_oauth.models import ConnectedAccount
+from ilert_standin import Options, StandIn, serve
+from ilert_standin.browser import authorize
+
+CALLBACK = "http://testserver/ilert/callback/"
+AccountFactory = Callable[..., ConnectedAccount]
+
+
+@pytest.fixture(scope="session")
+def running_standin() -> Iterator[tuple[StandIn, str]]:
+    standin = StandIn(
+        Options(client_id="the-client", client_secret="the-client-secret", redirect_uris=[CALLBACK])
+    )
+    with serve(standin) as url:
+        yield standin, url
+
+
+@pytest.fixture
+def ilert(running_standin: tuple[StandIn, str], settings: Any) -> StandIn:
+    """The stand-in, fresh, and the settings that lead to it."""
+    standin, url = running_standin
+    standin.reset()
+    settings.ILERT_OAUTH_APP_URL = settings.ILERT_OAUTH_API_URL = url
+    settings.ILERT_OAUTH_TENANT_URL = url + "/t/{tenant}"
+    return standin
+
+
+@pytest.fixture
+def user(db: None) -> User:
+    return User.objects.create_user("site-user")
+
+
+@pytest.fixture
+def browser(user: User) -> Client:
+    """Logged in, with CSRF enforced as in a real one."""
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def make_account(ilert: StandIn, user: User, settings: Any) -> AccountFactory:
+    """A connected account whose tokens the stand-in knows; keywords are columns."""
+
+    def make(**columns: Any) -> ConnectedAccount:
+        username = columns.pop("username", "grace")
+        scope = columns.pop("granted_scope", "profile source:w")
+        tokens = ilert.issue_tokens("acme", username, scope)
+        columns = {
+            "user": user,
+            "api_url": settings.ILERT_OAUTH_API_URL,
+            "tenant_id": "acme",
+            "username": username,
+            "granted_scope": scope,
+            "access_token": tokens["access_token"],
+            "refresh_token": tokens["refresh_token"],
+            "access_token_expires_at": timezone.now() + timedelta(hours=1),
+            **columns,
+        }
+        return ConnectedAccount.objects.create(**columns)
+
+    return make
+
+
+@pytest.fixture
+def account(make_account: AccountFactory) -> ConnectedAccount:
+    return make_account()
+
+
+@pytest.fixture
+def expired_account(make_account: AccountFactory) -> ConnectedAccount:
+    return make_account(access_token_expires_at=timezone.now() - timedelta(minutes=1))
+
+
+@pytest.fixture
+def connect(browser: Client, ilert: StandIn) -> Callable[..., Any]:
+    """Walks from the button to the callback, and returns the site's last answer."""
+
+    def walk(
+        *, tenant: str = "acme", username: str = "grace", allow: bool = True, **form: Any
+    ) -> Any:
+        leave: Any = browser.post("/ilert/connect/", form)
+        callback = authorize(leave.url, tenant=tenant, username=username, allow=allow)
+        return browser.get(callback)
+
+    return walk
+
+
+@pytest.fixture
+def sent() -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """Each signal of the app that was sent, as its name and what came with it."""
+    seen: list[tuple[str, dict[str, Any]]] = []
+    names = ["account_connected", "account_refreshed", "account_refresh_failed", "account_revoked"]
+    receivers = {name: _recorder(seen, name) for name in names}
+    for name, receiver in receivers.items():
+        getattr(signals, name).connect(receiver)
+    yield seen
+    for name, receiver in receivers.items():
+        getattr(signals, name).disconnect(receiver)
+
+
+def _recorder(seen: list[tuple[str, dict[str, Any]]], name: str) -> Callable[..., None]:
+    def record(**kwargs: Any) -> None:
+        seen.append((name, {k: v for k, v in kwargs.items() if k not in ("signal", "sender")}))
+
+    return record

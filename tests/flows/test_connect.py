@@ -1,0 +1,427 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.sessions.backends.db import SessionStore
+from django.core.exceptions import PermissionDenied
+from django.db import DatabaseError, connection
+from django.http import HttpRequest
+from django.test import Client, RequestFactory
+
+from django_ilert_oauth import flows
+from django_ilert_oauth.exceptions import (
+    AuthorizationDeniedError,
+    IlertOAuthError,
+    IlertRejectedError,
+    IlertUnavailableError,
+    StateError,
+)
+from django_ilert_oauth.models import ConnectedAccount, Status
+from ilert_standin import Fault, StandIn
+from ilert_standin.browser import authorize
+from tests.conftest import CALLBACK, AccountFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+RequestMaker = Callable[..., HttpRequest]
+
+
+@pytest.fixture
+def make_request(user: User) -> RequestMaker:
+    """Requests of one session."""
+    session = SessionStore()
+
+    def make(url: str = "/", user: Any = user) -> HttpRequest:
+        request = RequestFactory().get(url)
+        request.user = user
+        request.session = session
+        return request
+
+    return make
+
+
+def parameters(url: str) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(url).query))
+
+
+def finish(make_request: RequestMaker, url: str, **person: Any) -> ConnectedAccount:
+    return flows.finish_connect(make_request(authorize(url, **person)))
+
+
+def test_the_url_asks_for_a_code_with_s256(ilert: StandIn, make_request: RequestMaker) -> None:
+    url = flows.start_connect(make_request())
+    asked = parameters(url)
+    assert urlsplit(url).path == "/api/developers/oauth2/authorize"
+    assert asked.pop("state")
+    assert asked.pop("code_challenge")
+    assert asked == {
+        "client_id": "the-client",
+        "response_type": "code",
+        "redirect_uri": CALLBACK,
+        "scope": "profile",
+        "code_challenge_method": "S256",
+    }
+
+
+def test_the_challenge_is_that_of_the_verifier_sent_later(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    url = flows.start_connect(make_request())
+    finish(make_request, url)
+    verifier = ilert.token_requests[0].form["code_verifier"]
+    digest = hashlib.sha256(verifier.encode()).digest()
+    assert parameters(url)["code_challenge"] == base64.urlsafe_b64encode(digest).decode().rstrip(
+        "="
+    )
+    assert 43 <= len(verifier) <= 128
+
+
+def test_the_exchange_sends_secret_and_verifier_and_no_redirect_uri(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    finish(make_request, flows.start_connect(make_request()))
+    assert set(ilert.token_requests[0].form) == {
+        "client_id",
+        "client_secret",
+        "grant_type",
+        "code",
+        "code_verifier",
+    }
+
+
+def test_every_attempt_has_a_state_and_a_challenge_of_its_own(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    asked = [parameters(flows.start_connect(make_request())) for _ in range(5)]
+    assert len({a["state"] for a in asked}) == len({a["code_challenge"] for a in asked}) == 5
+    assert all(len(a["state"]) >= 22 for a in asked)
+
+
+def test_scopes_of_the_caller_are_asked_for_beside_those_of_the_site(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    url = flows.start_connect(make_request(), scopes=["source:w", "schedule"])
+    assert parameters(url)["scope"] == "profile source:w schedule"
+
+
+def test_reconnecting_asks_again_for_what_the_account_had(
+    make_request: RequestMaker, make_account: AccountFactory
+) -> None:
+    account = make_account(requested_scope="profile alert", granted_scope="profile source:w")
+    url = flows.start_connect(make_request(), account=account)
+    assert set(parameters(url)["scope"].split()) == {"profile", "alert", "source:w"}
+
+
+@pytest.mark.parametrize("tenant", ["evil.example/", "a.b", "-x", "а", "a" * 64, "a_b", "a b"])
+def test_a_tenant_that_is_no_host_label_is_refused(
+    ilert: StandIn, make_request: RequestMaker, tenant: str
+) -> None:
+    with pytest.raises(ValueError, match="host name"):
+        flows.start_connect(make_request(), tenant=tenant)
+
+
+def test_a_known_tenant_gets_the_user_straight_there(
+    ilert: StandIn, make_request: RequestMaker, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_TENANT = "globex"
+    assert "/t/globex/api/" in flows.start_connect(make_request())
+    assert "/t/acme/api/" in flows.start_connect(make_request(), tenant="acme")
+
+
+def test_a_stored_tenant_that_is_no_host_label_is_never_put_into_a_url(
+    make_request: RequestMaker, make_account: AccountFactory
+) -> None:
+    account = make_account(tenant_id="evil.example/")
+    url = flows.start_connect(make_request(), account=account)
+    assert "evil" not in url
+    assert urlsplit(url).path == "/api/developers/oauth2/authorize"
+
+
+def test_a_visitor_who_is_not_logged_in_cannot_begin(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    with pytest.raises(PermissionDenied):
+        flows.start_connect(make_request(user=AnonymousUser()))
+
+
+def test_a_new_account_holds_what_ilert_said(
+    ilert: StandIn, make_request: RequestMaker, user: User, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_SCOPES = ["profile", "source:w"]
+    account = finish(make_request, flows.start_connect(make_request()))
+    account.refresh_from_db()
+    assert (account.user, account.status) == (user, Status.CONNECTED)
+    assert (account.tenant_id, account.username) == ("acme", "grace")
+    assert account.api_url == settings.ILERT_OAUTH_API_URL
+    assert (account.ilert_user_id, account.display_name) == (101, "Grace Demo")
+    assert account.email == "grace@acme.example"
+    assert account.requested_scope == account.granted_scope == "profile source:w"
+    assert account.access_token.startswith("ey")
+    assert account.refresh_token.startswith("ey")
+    assert account.access_token_expires_at is not None
+    assert (account.access_token_expires_at - account.connected_at).total_seconds() == (
+        pytest.approx(3600, abs=5)
+    )
+    assert account.refresh_token_expires_at is not None
+    assert (account.refresh_token_expires_at - account.connected_at).days >= 364
+
+
+def test_a_grant_that_never_ends_has_no_end(ilert: StandIn, make_request: RequestMaker) -> None:
+    ilert.options.refresh_token_lifetime = None
+    account = finish(make_request, flows.start_connect(make_request()))
+    assert account.refresh_token_expires_at is None
+
+
+def test_without_profile_the_user_is_not_asked_for(
+    ilert: StandIn, make_request: RequestMaker, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_SCOPES = ["source"]
+    account = finish(make_request, flows.start_connect(make_request()))
+    assert account.ilert_user_id is None
+    assert not [r for r in ilert.requests if r.path == "/api/users/current"]
+
+
+def test_connecting_is_announced_once(
+    ilert: StandIn, make_request: RequestMaker, sent: list[Any]
+) -> None:
+    account = finish(make_request, flows.start_connect(make_request()))
+    [(name, facts)] = sent
+    assert (name, facts["account"], facts["created"]) == ("account_connected", account, True)
+    assert isinstance(facts["request"], HttpRequest)
+
+
+def test_the_same_person_reconnects_in_place(
+    ilert: StandIn, make_request: RequestMaker, sent: list[Any]
+) -> None:
+    first = finish(make_request, flows.start_connect(make_request()))
+    second = finish(make_request, flows.start_connect(make_request()))
+    assert first.pk == second.pk
+    assert ConnectedAccount.objects.count() == 1
+    assert [facts["created"] for _name, facts in sent] == [True, False]
+
+
+def test_reconnecting_revokes_the_superseded_grant_and_keeps_the_new_one(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    first = finish(make_request, flows.start_connect(make_request()))
+    old = first.refresh_token
+    second = finish(make_request, flows.start_connect(make_request()))
+    assert ilert.live_refresh_tokens("acme", "grace") == 1
+    [revoked] = [r.form["token"] for r in ilert.requests if r.path.endswith("/revoke")]
+    assert revoked == old
+    flows.refresh(second)
+
+
+def test_reconnecting_with_the_same_refresh_token_revokes_nothing(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    first = finish(make_request, flows.start_connect(make_request()))
+    body = f'{{"access_token": "{first.access_token}", "refresh_token": "{first.refresh_token}"}}'
+    ilert.add_fault("token", Fault(status=200, body=body))
+    finish(make_request, flows.start_connect(make_request()))
+    assert not [r for r in ilert.requests if r.path.endswith("/revoke")]
+
+
+def test_reconnecting_an_account_whose_key_is_lost_mends_it(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    first = finish(make_request, flows.start_connect(make_request()))
+    ConnectedAccount.objects.update(refresh_token_ciphertext="gAAAA-of-a-lost-key")
+    second = finish(make_request, flows.start_connect(make_request()))
+    assert second.pk == first.pk
+    assert second.refresh_token
+
+
+def test_reconnecting_mends_an_account_whose_grant_was_gone(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    account = finish(make_request, flows.start_connect(make_request()))
+    ilert.revoke_app("acme", "grace")
+    with pytest.raises(IlertRejectedError):
+        flows.refresh(account)
+    mended = finish(make_request, flows.start_connect(make_request(), account=account))
+    assert (mended.pk, mended.status, mended.reason) == (account.pk, Status.CONNECTED, "")
+    assert mended.last_error == ""
+    assert flows.get_access_token(mended) == mended.access_token
+
+
+def test_an_answer_without_refresh_token_leaves_no_old_one_behind(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    first = finish(make_request, flows.start_connect(make_request()))
+    body = f'{{"access_token": "{first.access_token}", "expires_in": 3600}}'
+    ilert.add_fault("token", Fault(status=200, body=body))
+    second = finish(make_request, flows.start_connect(make_request()))
+    assert (second.pk, second.refresh_token) == (first.pk, "")
+    assert second.refresh_token_expires_at is None
+
+
+def test_two_people_of_ilert_are_two_accounts(ilert: StandIn, make_request: RequestMaker) -> None:
+    finish(make_request, flows.start_connect(make_request()), username="grace")
+    finish(make_request, flows.start_connect(make_request()), username="ada")
+    assert ConnectedAccount.objects.count() == 2
+
+
+def test_a_reload_of_the_callback_returns_the_account_without_a_request(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    callback = authorize(flows.start_connect(make_request()))
+    request = make_request(callback)
+    account = flows.finish_connect(request)
+    request.session.save()
+    before = len(ilert.requests)
+    assert flows.finish_connect(make_request(callback)) == account
+    assert len(ilert.requests) == before
+
+
+def test_a_reload_after_the_account_is_gone_is_refused(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    callback = authorize(flows.start_connect(make_request()))
+    flows.finish_connect(make_request(callback)).delete()
+    with pytest.raises(StateError):
+        flows.finish_connect(make_request(callback))
+
+
+def test_a_user_who_says_no_connects_nothing(ilert: StandIn, make_request: RequestMaker) -> None:
+    with pytest.raises(AuthorizationDeniedError) as caught:
+        finish(make_request, flows.start_connect(make_request()), allow=False)
+    assert caught.value.code == "access_denied"
+    assert ilert.token_requests == []
+
+
+def test_an_error_code_that_is_not_documented_is_not_repeated(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    state = parameters(flows.start_connect(make_request()))["state"]
+    with pytest.raises(AuthorizationDeniedError) as caught:
+        flows.finish_connect(make_request(f"/?error=%3Cb%3E&state={state}"))
+    assert caught.value.code == "unknown_error"
+
+
+def test_a_callback_without_a_code_makes_no_request(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    state = parameters(flows.start_connect(make_request()))["state"]
+    with pytest.raises(AuthorizationDeniedError):
+        flows.finish_connect(make_request(f"/?state={state}"))
+    assert ilert.token_requests == []
+
+
+@pytest.mark.parametrize("query", ["", "state=", "state=forged&code=x", "code=x"])
+def test_a_state_that_was_not_made_here_makes_no_request(
+    ilert: StandIn, make_request: RequestMaker, query: str
+) -> None:
+    flows.start_connect(make_request())
+    with pytest.raises(StateError):
+        flows.finish_connect(make_request(f"/?{query}"))
+    assert ilert.requests == []
+
+
+def test_the_state_of_another_user_in_the_same_session_is_refused(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    callback = authorize(flows.start_connect(make_request()))
+    other = User.objects.create_user("other")
+    with pytest.raises(StateError):
+        flows.finish_connect(make_request(callback, user=other))
+    assert ilert.token_requests == []
+
+
+def test_a_state_is_used_up_before_the_code_is_sent(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    ilert.add_fault("token", Fault(drop=True))
+    callback = authorize(flows.start_connect(make_request()))
+    with pytest.raises(IlertUnavailableError):
+        flows.finish_connect(make_request(callback))
+    with pytest.raises(StateError):
+        flows.finish_connect(make_request(callback))
+    assert len(ilert.token_requests) == 1
+
+
+@pytest.mark.parametrize("endpoint", ["token_info", "users/current"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=500),
+        Fault(status=200, body="<html>"),
+        Fault(status=200, body='["not an object"]'),
+        Fault(drop=True),
+        Fault(status=401, body='{"code": "invalid_request"}'),
+    ],
+)
+def test_a_failure_after_the_exchange_revokes_the_new_grant(
+    ilert: StandIn, make_request: RequestMaker, endpoint: str, fault: Fault
+) -> None:
+    ilert.add_fault(endpoint, fault)
+    with pytest.raises(IlertOAuthError):
+        finish(make_request, flows.start_connect(make_request()))
+    assert not ConnectedAccount.objects.exists()
+    assert ilert.live_refresh_tokens("acme", "grace") == 0
+
+
+def test_a_failure_after_the_exchange_leaves_an_existing_connection_alone(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    finish(make_request, flows.start_connect(make_request()))
+    before = ConnectedAccount.objects.values().get()
+    ilert.add_fault("token_info", Fault(status=500))
+    with pytest.raises(IlertUnavailableError):
+        finish(make_request, flows.start_connect(make_request()))
+    assert ConnectedAccount.objects.values().get() == before
+    assert ilert.live_refresh_tokens("acme", "grace") == 1
+
+
+def test_a_database_that_fails_leaves_no_grant_behind(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    def refuse(execute: Any, sql: str, *args: Any) -> Any:
+        if sql.startswith("INSERT INTO") and "connectedaccount" in sql:
+            raise DatabaseError("disk full")
+        return execute(sql, *args)
+
+    callback = authorize(flows.start_connect(make_request()))
+    with connection.execute_wrapper(refuse), pytest.raises(DatabaseError):
+        flows.finish_connect(make_request(callback))
+    assert ilert.live_refresh_tokens("acme", "grace") == 0
+
+
+def test_a_new_grant_that_cannot_be_revoked_either_is_only_logged(
+    ilert: StandIn, make_request: RequestMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    ilert.add_fault("token_info", Fault(status=500))
+    ilert.add_fault("revoke", Fault(status=500))
+    with pytest.raises(IlertUnavailableError):
+        finish(make_request, flows.start_connect(make_request()))
+    assert "still alive: server_error" in caplog.text
+
+
+def test_a_failure_without_a_refresh_token_has_nothing_to_revoke(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    ilert.add_fault("token", Fault(status=200, body='{"access_token": "unknown"}'))
+    with pytest.raises(IlertRejectedError) as caught:
+        finish(make_request, flows.start_connect(make_request()))
+    assert caught.value.code == "inactive_token"
+    assert not [r for r in ilert.requests if r.path.endswith("/revoke")]
+
+
+def test_the_callback_leaves_no_code_in_the_request(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    request = make_request(authorize(flows.start_connect(make_request())))
+    request.META["RAW_URI"] = request.get_full_path()
+    flows.finish_connect(request)
+    assert "code=" not in repr(request) + str(request.META) + str(request.GET)
+
+
+def test_a_next_url_that_leads_off_the_site_is_dropped(browser: Client, connect: Any) -> None:
+    assert connect(next="https://evil.example/").url == "/ilert/"
+    assert connect(next="/on/this/site/").url == "/on/this/site/"

@@ -1,0 +1,59 @@
+"""A site with nothing but the app; ``DATABASE_URL`` names another database than SQLite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import environ
+
+env = environ.Env()
+
+BASE_DIR = Path(__file__).parent
+
+SECRET_KEY = "tests"
+ALLOWED_HOSTS = ["testserver"]
+ROOT_URLCONF = "tests.urls"
+USE_TZ = env.bool("USE_TZ", True)
+STATIC_URL = "static/"
+DATABASES = {"default": env.db_url("DATABASE_URL", "sqlite://:memory:")}
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+LOGIN_URL = "login"
+AUTH_USER_MODEL = env("AUTH_USER_MODEL", default="auth.User")
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "django_ilert_oauth",
+    "tests.uuid_users",
+]
+
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+ILERT_OAUTH_CLIENT_ID = "the-client"
+ILERT_OAUTH_CLIENT_SECRET = "the-client-secret"
+ILERT_OAUTH_ENCRYPTION_KEYS = ["h3SWrXqcbGMlQIdYjnM9DKOXjcdnYWbu9SLrW_4XhNQ="]

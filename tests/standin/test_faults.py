@@ -1,0 +1,174 @@
+import time
+
+import pytest
+import requests
+
+from ilert_standin import Fault, StandIn
+from ilert_standin.faults import parse_fault
+from tests.standin.app_client import AppClient, oauth_error, rest_error
+
+
+def inject(standin: StandIn, text: str) -> None:
+    standin.add_fault(*parse_fault(text))
+
+
+def test_a_fault_comes_once_and_then_the_real_answer(standin: StandIn, client: AppClient) -> None:
+    token = client.connect()["refresh_token"]
+    standin.add_fault("token", Fault(status=503, body="busy", headers={"Retry-After": "9"}))
+    response = client.refresh(token)
+    assert (response.status_code, response.text) == (503, "busy")
+    assert response.headers["Retry-After"] == "9"
+    assert client.refresh(token).status_code == 200
+
+
+def test_faults_come_in_the_order_they_were_added(standin: StandIn, client: AppClient) -> None:
+    standin.add_fault("token", Fault(status=500), times=2)
+    standin.add_fault("token", Fault(status=502))
+    statuses = [client.refresh("unknown").status_code for _ in range(4)]
+    assert statuses == [500, 500, 502, 401]
+
+
+def test_a_fault_can_stay_for_ever(standin: StandIn, client: AppClient) -> None:
+    standin.add_fault("token", Fault(status=500), times=None)
+    assert {client.refresh("unknown").status_code for _ in range(5)} == {500}
+
+
+def test_a_fault_is_for_its_endpoint_alone(standin: StandIn, client: AppClient) -> None:
+    inject(standin, "token:500:0")
+    inject(standin, "alert-sources:503")
+    assert client.token_info("unknown") == {"active": False}
+    assert client.api("GET", "users/current").status_code == 401
+    assert client.api("GET", "alert-sources/1001").status_code == 503
+
+
+def test_a_fault_changes_nothing(standin: StandIn, client: AppClient) -> None:
+    code = client.code()
+    inject(standin, "token:drop")
+    with pytest.raises(requests.ConnectionError):
+        client.exchange(code)
+    assert client.exchange(code).status_code == 200
+
+
+def test_the_authorize_page_can_fail_at_a_tenants_address_too(
+    standin: StandIn, client: AppClient
+) -> None:
+    inject(standin, "authorize:503:2")
+    assert client.open_authorize().status_code == 503
+    assert client.open_authorize("/t/acme").status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "code"),
+    [
+        ("500", 500, "server_error"),
+        ("503", 503, "server_error"),
+        ("invalid_grant", 401, "invalid_grant"),
+        ("invalid_scope", 400, "invalid_scope"),
+    ],
+)
+def test_a_named_oauth_error_has_ilerts_body(
+    standin: StandIn, client: AppClient, what: str, status: int, code: str
+) -> None:
+    inject(standin, f"token:{what}")
+    assert oauth_error(client.refresh("unknown")) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "code"),
+    [
+        ("users/current:503", 503, "SERVICE_UNAVAILABLE"),
+        ("users/current:429", 429, "TOO_MANY_REQUESTS"),
+    ],
+)
+def test_a_status_on_the_rest_api_has_its_body(
+    standin: StandIn, client: AppClient, text: str, status: int, code: str
+) -> None:
+    inject(standin, text)
+    assert rest_error(client.api("GET", "users/current")) == (status, code)
+
+
+def test_a_429_on_the_token_endpoint_comes_without_retry_after(
+    standin: StandIn, client: AppClient
+) -> None:
+    inject(standin, "token:429")
+    response = client.refresh("unknown")
+    assert response.status_code == 429
+    assert "Retry-After" not in response.headers
+
+
+@pytest.mark.parametrize("what", ["html", "empty", "truncated"])
+def test_an_answer_can_be_no_json_at_all(standin: StandIn, client: AppClient, what: str) -> None:
+    inject(standin, f"token:{what}")
+    response = client.refresh("unknown")
+    assert response.status_code == 200
+    with pytest.raises(requests.JSONDecodeError):
+        response.json()
+
+
+def test_a_slow_answer_is_the_real_one(standin: StandIn, client: AppClient) -> None:
+    inject(standin, "token:hang=0.1")
+    started = time.monotonic()
+    assert oauth_error(client.refresh("unknown")) == (401, "invalid_grant")
+    assert time.monotonic() - started >= 0.1
+
+
+def test_a_hanging_answer_runs_into_the_clients_timeout(
+    standin: StandIn, client: AppClient
+) -> None:
+    inject(standin, "users/current:hang=0.3")
+    with pytest.raises(requests.ReadTimeout):
+        client.http.get(f"{client.base_url}/api/users/current", timeout=0.05)
+    assert [made.status for made in standin.requests] == [0]
+
+
+def test_a_dropped_request_is_recorded_without_a_status(
+    standin: StandIn, client: AppClient
+) -> None:
+    standin.add_fault("token", Fault(drop=True))
+    with pytest.raises(requests.ConnectionError):
+        client.refresh("unknown")
+    assert [made.status for made in standin.token_requests] == [0]
+
+
+def test_latency_slows_the_api_and_not_the_pages(standin: StandIn, client: AppClient) -> None:
+    standin.options.latency = 0.2
+    started = time.monotonic()
+    client.open_authorize()
+    assert time.monotonic() - started < 0.2
+    client.api("GET", "users/current")
+    assert time.monotonic() - started >= 0.2
+
+
+def test_waiting_requests_do_not_wait_for_each_other(standin: StandIn, client: AppClient) -> None:
+    standin.add_fault("users/current", Fault(delay=1))
+    with pytest.raises(requests.ReadTimeout):
+        client.http.get(f"{client.base_url}/api/users/current", timeout=0.05)
+    started = time.monotonic()
+    assert client.api("GET", "users/current").status_code == 401
+    assert time.monotonic() - started < 0.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "token",
+        "token:",
+        "tokens:500",
+        "token:200",
+        "token:teapot",
+        "token:hang",
+        "token:hang=long",
+        "token:hang=nan",
+        "token:500:many",
+        "token:500:1:2",
+    ],
+)
+def test_a_misspelt_fault_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_fault(text)
+
+
+def test_a_fault_for_no_known_endpoint_is_refused(standin: StandIn) -> None:
+    with pytest.raises(ValueError, match="choose from authorize, token"):
+        standin.add_fault("tokens", Fault(status=500))

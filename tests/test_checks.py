@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage
+
+from django_ilert_oauth.checks import check_deployment, check_settings
+from tests.test_conf import KEY, MALFORMED
+
+ROOT = Path(__file__).parents[1]
+BARE_SITE = """
+SECRET_KEY = "bare"
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "django_ilert_oauth",
+]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+STATIC_URL = "static/"
+STATIC_ROOT = "static"
+"""
+WITH_URLS = BARE_SITE + 'ROOT_URLCONF = "bare_urls"\n'
+BARE_URLS = """
+from django.urls import include, path
+urlpatterns = [path("ilert/", include("django_ilert_oauth.urls"))]
+"""
+each_site = pytest.mark.parametrize("site", [BARE_SITE, WITH_URLS], ids=["no URLs", "URLs"])
+
+
+@pytest.fixture
+def deployed(settings: Any) -> Any:
+    """A site that ``check --deploy`` has nothing to say about."""
+    settings.SESSION_COOKIE_SECURE = settings.CSRF_COOKIE_SECURE = True
+    settings.ILERT_OAUTH_REDIRECT_URI = "https://site.example/ilert/callback/"
+    return settings
+
+
+def found(messages: list[CheckMessage]) -> list[tuple[str | None, str]]:
+    """The id and the first word of each; each has a hint, in one line."""
+    for message in messages:
+        assert message.hint
+        assert "\n" not in f"{message.msg}{message.hint}"
+    return [(message.id, message.msg.split(" ")[0]) for message in messages]
+
+
+def test_a_site_that_is_set_up_has_nothing_to_mend() -> None:
+    assert check_settings(None) == []
+
+
+@pytest.mark.parametrize("name", ["CLIENT_ID", "CLIENT_SECRET", "ENCRYPTION_KEYS"])
+@pytest.mark.parametrize("value", [None, "", []])
+def test_e001_names_a_missing_setting(settings: Any, name: str, value: object) -> None:
+    setattr(settings, f"ILERT_OAUTH_{name}", value)
+    assert found(check_settings(None)) == [("ilert_oauth.E001", f"ILERT_OAUTH_{name}")]
+
+
+@pytest.mark.parametrize(("command", "complaints"), [("makemigrations", 0), ("check", 1)])
+def test_e001_does_not_keep_migrations_from_being_made(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, command: str, complaints: int
+) -> None:
+    del settings.ILERT_OAUTH_CLIENT_ID
+    monkeypatch.setattr(sys, "argv", ["manage.py", command])
+    assert len(check_settings(None)) == complaints
+
+
+def test_e001_tells_how_to_make_a_key(settings: Any) -> None:
+    del settings.ILERT_OAUTH_ENCRYPTION_KEYS
+    [message] = check_settings(None)
+    command = (message.hint or "").partition("python -c ")[2].strip("'")
+    result = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    settings.ILERT_OAUTH_ENCRYPTION_KEYS = [result.stdout.strip()]
+    assert check_settings(None) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, next(value for value in values if value)) for name, values in MALFORMED.items()],
+)
+def test_e002_names_a_malformed_setting(settings: Any, name: str, value: object) -> None:
+    setattr(settings, f"ILERT_OAUTH_{name}", value)
+    assert found(check_settings(None)) == [("ilert_oauth.E002", f"ILERT_OAUTH_{name}")]
+
+
+def test_e002_does_not_repeat_a_malformed_key(settings: Any) -> None:
+    settings.ILERT_OAUTH_ENCRYPTION_KEYS = KEY
+    [message] = check_settings(None)
+    assert KEY not in f"{message.msg}{message.hint}"
+
+
+def test_e003_names_a_setting_that_does_not_exist(settings: Any) -> None:
+    settings.ILERT_OAUTH_CLIENTID = "typo"
+    assert found(check_settings(None)) == [("ilert_oauth.E003", "ILERT_OAUTH_CLIENTID")]
+
+
+@pytest.mark.parametrize("name", ["CONNECTED_URL", "DISCONNECTED_URL"])
+@pytest.mark.parametrize("value", ["nowhere", ""])
+def test_e004_names_a_url_that_leads_nowhere(settings: Any, name: str, value: object) -> None:
+    setattr(settings, f"ILERT_OAUTH_{name}", value)
+    assert found(check_settings(None)) == [("ilert_oauth.E004", f"ILERT_OAUTH_{name}")]
+
+
+@pytest.mark.parametrize("name", ["CONNECTED_URL", "DISCONNECTED_URL"])
+def test_a_url_that_is_no_text_is_reported_and_does_not_end_the_check(
+    settings: Any, name: str
+) -> None:
+    setattr(settings, f"ILERT_OAUTH_{name}", 7)
+    assert [named for _, named in found(check_settings(None))] == [f"ILERT_OAUTH_{name}"]
+
+
+@pytest.mark.parametrize(
+    "app", ["django.contrib.auth", "django.contrib.messages", "django.contrib.sessions"]
+)
+def test_e005_names_an_app_that_is_not_installed(settings: Any, app: str) -> None:
+    settings.INSTALLED_APPS = [name for name in settings.INSTALLED_APPS if name != app]
+    [message] = check_settings(None)
+    assert (message.id, message.msg) == ("ilert_oauth.E005", f"django_ilert_oauth needs {app}.")
+    assert app in (message.hint or "")
+
+
+def test_a_site_that_is_ready_to_be_deployed_has_nothing_to_mend(deployed: Any) -> None:
+    assert check_deployment(None) == []
+
+
+@pytest.mark.parametrize("name", ["APP_URL", "API_URL", "TENANT_URL", "REDIRECT_URI"])
+def test_w001_names_a_plain_http_address(deployed: Any, name: str) -> None:
+    setattr(deployed, f"ILERT_OAUTH_{name}", "http://{tenant}.example")
+    assert found(check_deployment(None)) == [("ilert_oauth.W001", f"ILERT_OAUTH_{name}")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SECURE_PROXY_SSL_HEADER", ("HTTP_X_FORWARDED_PROTO", "https")),
+        ("USE_X_FORWARDED_HOST", True),
+    ],
+)
+def test_w002_wants_the_redirect_uri_behind_a_proxy(
+    deployed: Any, name: str, value: object
+) -> None:
+    setattr(deployed, name, value)
+    assert check_deployment(None) == []
+    deployed.ILERT_OAUTH_REDIRECT_URI = None
+    assert found(check_deployment(None)) == [("ilert_oauth.W002", "ILERT_OAUTH_REDIRECT_URI")]
+
+
+def test_without_a_proxy_the_redirect_uri_may_be_built(deployed: Any) -> None:
+    deployed.ILERT_OAUTH_REDIRECT_URI = None
+    assert check_deployment(None) == []
+
+
+def test_w003_warns_of_strict_cookies(deployed: Any) -> None:
+    deployed.SESSION_COOKIE_SAMESITE = "Strict"
+    assert found(check_deployment(None)) == [("ilert_oauth.W003", "SESSION_COOKIE_SAMESITE")]
+
+
+@pytest.mark.parametrize("name", ["SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE"])
+def test_w004_warns_of_insecure_cookies(deployed: Any, name: str) -> None:
+    setattr(deployed, name, False)
+    assert found(check_deployment(None)) == [("ilert_oauth.W004", name)]
+
+
+# The real commands, on a site that has the app installed and nothing set
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["makemigrations --check --dry-run", "collectstatic --dry-run --no-input"],
+)
+@each_site
+def test_an_image_is_built_before_anything_is_set(tmp_path: Path, site: str, command: str) -> None:
+    result = run(tmp_path, site, command)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@each_site
+def test_check_fails_in_clear_lines_where_nothing_is_set(tmp_path: Path, site: str) -> None:
+    result = run(tmp_path, site, "check")
+    assert result.returncode == 1
+    for name in ("CLIENT_ID", "CLIENT_SECRET", "ENCRYPTION_KEYS"):
+        line = f"?: (ilert_oauth.E001) ILERT_OAUTH_{name} is not set.\n\tHINT: "
+        assert line in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_only_check_deploy_warns_of_what_development_may_do(tmp_path: Path) -> None:
+    site = WITH_URLS + (
+        "ILERT_OAUTH_API_URL = 'http://127.0.0.1:8001'\n"
+        "ILERT_OAUTH_CLIENT_ID = ILERT_OAUTH_CLIENT_SECRET = 'x'\n"
+        f"ILERT_OAUTH_ENCRYPTION_KEYS = [{KEY!r}]\n"
+    )
+    assert "ilert_oauth." not in run(tmp_path, site, "check").stderr
+    assert "(ilert_oauth.W001)" in run(tmp_path, site, "check --deploy").stderr
+
+
+def run(tmp_path: Path, site: str, command: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "bare_site.py").write_text(site)
+    (tmp_path / "bare_urls.py").write_text(BARE_URLS)
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "bare_site", "PYTHONPATH": path}
+    arguments = [sys.executable, "-W", "error", "-m", "django", *command.split(" ")]
+    return subprocess.run(
+        arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30
+    )
+
+
+def test_without_urls_the_pages_are_not_looked_for(settings: Any) -> None:
+    del settings.ROOT_URLCONF
+    assert check_settings(None) == []

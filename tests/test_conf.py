@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from django.core.exceptions import ImproperlyConfigured
+
+from django_ilert_oauth.conf import NAMES, conf, is_tenant
+
+KEY = "h3SWrXqcbGMlQIdYjnM9DKOXjcdnYWbu9SLrW_4XhNQ="
+
+DEFAULTS = {
+    "scopes": ["profile"],
+    "redirect_uri": None,
+    "app_url": "https://app.ilert.com",
+    "api_url": "https://api.ilert.com",
+    "tenant": None,
+    "tenant_url": "https://{tenant}.ilert.com",
+    "timeout": (5, 30),
+    "refresh_margin": timedelta(minutes=2),
+    "min_refresh_interval": timedelta(minutes=5),
+    "requests_per_minute": 600,
+    "revoke_on_delete": True,
+    "connected_url": "/ilert/",
+    "disconnected_url": "/ilert/",
+}
+REQUIRED = ["CLIENT_ID", "CLIENT_SECRET", "ENCRYPTION_KEYS"]
+
+
+def set_to(settings: Any, name: str, value: object) -> object:
+    """What the app reads where the site says so."""
+    setattr(settings, f"ILERT_OAUTH_{name}", value)
+    return getattr(conf, name.lower())
+
+
+def test_the_settings_are_the_documented_ones() -> None:
+    assert sorted(NAMES) == sorted(f"ILERT_OAUTH_{name.upper()}" for name in [*DEFAULTS, *REQUIRED])
+
+
+@pytest.mark.parametrize(("name", "value"), DEFAULTS.items())
+def test_a_setting_that_is_not_given_has_its_documented_default(name: str, value: object) -> None:
+    assert getattr(conf, name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CLIENT_ID", None),
+        ("CLIENT_ID", ""),
+        ("CLIENT_SECRET", None),
+        ("CLIENT_SECRET", ""),
+        ("ENCRYPTION_KEYS", None),
+        ("ENCRYPTION_KEYS", []),
+        ("ENCRYPTION_KEYS", ()),
+    ],
+)
+def test_a_required_setting_that_is_empty_counts_as_missing(
+    settings: Any, name: str, value: object
+) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"^ILERT_OAUTH_{name} is not set\\.$"):
+        set_to(settings, name, value)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_required_setting_that_is_absent_counts_as_missing(settings: Any, name: str) -> None:
+    delattr(settings, f"ILERT_OAUTH_{name}")
+    with pytest.raises(ImproperlyConfigured, match=f"^ILERT_OAUTH_{name} is not set\\.$"):
+        getattr(conf, name.lower())
+
+
+NO_BASE_URLS: list[object] = [
+    "api.ilert.com",
+    "//api.ilert.com",
+    "ftp://api.ilert.com",
+    "https://",
+    "https://[api",
+    "https://api.ilert.com:port",
+    "https://api.ilert.com#top",
+    "https://api.ilert.com?x=1",
+    "https://api.ilert.com\n",
+    "https://api.ilert.com ",
+    "",
+    None,
+    b"https://api.ilert.com",
+]
+MALFORMED: dict[str, list[object]] = {
+    "CLIENT_ID": [7, b"id"],
+    "CLIENT_SECRET": [7, b"secret"],
+    "ENCRYPTION_KEYS": [
+        KEY,
+        {KEY},
+        ["short"],
+        [KEY, "h3SWrXqcbGMl"],
+        [KEY, None],
+        [b"\xff" * 44],
+        ["ä" * 44],
+        [KEY + KEY],
+    ],
+    "SCOPES": ["profile", ["profile source"], [""], [7], {"profile"}],
+    "REDIRECT_URI": ["/callback/", "", "https://site.example/#top", "https://[site", 7],
+    "APP_URL": NO_BASE_URLS,
+    "API_URL": NO_BASE_URLS,
+    "TENANT": ["", "acme.ilert.com", "-acme", "acme/", "a" * 64, "acme\n", "äcme", 7],
+    "TENANT_URL": [
+        "https://acme.ilert.com",
+        "{tenant}.ilert.com",
+        "https://[{tenant}",
+        "https://{tenant}.ilert.com?x=1",
+        None,
+        7,
+    ],
+    "TIMEOUT": [30, "30", None, (), (5,), (5, 30, 60), (0, 30), (5, -1), (5, None), (5, True)],
+    "REFRESH_MARGIN": [120, None, timedelta(seconds=-1)],
+    "MIN_REFRESH_INTERVAL": [300, None, timedelta(seconds=-1)],
+    "REQUESTS_PER_MINUTE": ["600", 600.0, None, -1, True],
+    "REVOKE_ON_DELETE": ["no", 0, None],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in MALFORMED.items() for value in values]
+)
+def test_a_malformed_setting_is_named_in_one_line_that_does_not_repeat_it(
+    settings: Any, name: str, value: object
+) -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        set_to(settings, name, value)
+    message = str(caught.value)
+    assert message.startswith(f"ILERT_OAUTH_{name} must be ")
+    assert "\n" not in message
+    assert KEY not in message
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf])
+def test_a_timeout_that_no_socket_takes_is_malformed(settings: Any, seconds: float) -> None:
+    with pytest.raises(ImproperlyConfigured):
+        set_to(settings, "TIMEOUT", (5, seconds))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("CLIENT_ID", "id", "id"),
+        ("CLIENT_SECRET", "secret", "secret"),
+        ("ENCRYPTION_KEYS", (KEY,), [KEY]),
+        ("ENCRYPTION_KEYS", [KEY.encode()], [KEY]),
+        ("SCOPES", ("profile", "brand_new:x"), ["profile", "brand_new:x"]),
+        ("SCOPES", [], []),
+        ("REDIRECT_URI", "http://localhost/ilert?x=1", "http://localhost/ilert?x=1"),
+        ("APP_URL", "https://app.eu.ilert.com/", "https://app.eu.ilert.com"),
+        ("API_URL", "http://127.0.0.1:8001/", "http://127.0.0.1:8001"),
+        ("API_URL", "https://gateway.example/ilert/", "https://gateway.example/ilert"),
+        ("TENANT", "Acme-1", "Acme-1"),
+        ("TENANT_URL", "http://127.0.0.1:8001/t/{tenant}/", "http://127.0.0.1:8001/t/{tenant}"),
+        ("TIMEOUT", [0.5, 2], (0.5, 2)),
+        ("REFRESH_MARGIN", timedelta(0), timedelta(0)),
+        ("MIN_REFRESH_INTERVAL", timedelta(0), timedelta(0)),
+        ("REQUESTS_PER_MINUTE", 0, 0),
+        ("REVOKE_ON_DELETE", False, False),
+        ("CONNECTED_URL", "login", "/login/"),
+        ("CONNECTED_URL", "/welcome/", "/welcome/"),
+        ("DISCONNECTED_URL", "https://example.com/bye", "https://example.com/bye"),
+    ],
+)
+def test_a_setting_is_read_live(settings: Any, name: str, value: object, read: object) -> None:
+    assert set_to(settings, name, value) == read
+
+
+def test_keys_and_the_client_secret_do_not_show_themselves(settings: Any) -> None:
+    settings.ILERT_OAUTH_CLIENT_SECRET = "hunter2"
+    settings.ILERT_OAUTH_ENCRYPTION_KEYS = [KEY, Fernet.generate_key()]
+    shown = f"{conf.client_secret!r} {conf.encryption_keys!r}"
+    assert "hunter2" not in shown
+    assert KEY not in shown
+
+
+@pytest.mark.parametrize("name", ["acme", "ACME", "a", "a-b", "1a", "a" * 63])
+def test_a_host_label_is_a_tenant(name: str) -> None:
+    assert is_tenant(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "-a", "a-", "a.b", "a/b", "a@b", "a:1", "a#", "a b", "a\n", "ä", "a_b", "ſ", "a" * 64],
+)
+def test_what_could_lead_to_another_host_is_no_tenant(name: str) -> None:
+    assert not is_tenant(name)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import django_ilert_oauth
+
+PACKAGE = Path(django_ilert_oauth.__file__).parent
+#: design.md's picture from the bottom up.
+LAYERS = [
+    {"secret", "exceptions", "scopes", "signals", "conf", "checks", "apps", ""},
+    {"client"},
+    {"crypto", "state", "models"},
+    {"flows"},
+    {"admin", "decorators", "forms", "management", "session", "tasks", "urls", "views"},
+]
+LONGEST_FUNCTION = 40
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+PATHS = {
+    module_name(path): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if "migrations" not in path.parts
+}
+TREES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
+
+
+def layer(module: str) -> int:
+    top = module.partition(".")[0]
+    [found] = [number for number, names in enumerate(LAYERS) if top in names]
+    return found
+
+
+def imports(module: str, nodes: Iterator[ast.AST]) -> set[str]:
+    """The package's own modules that are imported, itself aside."""
+    found = {target for node in nodes for target in targets(module, node)}
+    return found - {module, ""}
+
+
+def targets(module: str, node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield from own(alias.name)
+    elif isinstance(node, ast.ImportFrom):
+        base = source(module, node)
+        for alias in node.names:
+            submodule = f"{base}.{alias.name}".removeprefix(f"{PACKAGE.name}.")
+            yield from [submodule] if submodule in PATHS else own(base)
+
+
+def source(module: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = [PACKAGE.name, *module.split(".")]
+    package = parts if PATHS[module].name == "__init__.py" else parts[:-1]
+    folder = package[: len(package) - node.level + 1]
+    return ".".join([*folder, *([node.module] if node.module else [])])
+
+
+def own(name: str) -> list[str]:
+    package, _, module = name.partition(".")
+    return [module] if package == PACKAGE.name else []
+
+
+def outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, Function):
+            yield node
+            yield from outside_functions(node)
+
+
+def inside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.walk(tree):
+        if isinstance(node, Function):
+            yield from ast.walk(node)
+
+
+GRAPH = {name: imports(name, outside_functions(tree)) for name, tree in TREES.items()}
+
+
+@pytest.mark.parametrize("module", PATHS)
+def test_imports_point_down(module: str) -> None:
+    upward = [target for target in GRAPH[module] if layer(target) > layer(module)]
+    assert upward == []
+
+
+def test_imports_make_no_circle() -> None:
+    TopologicalSorter(GRAPH).prepare()
+
+
+def test_the_graph_knows_the_imports_there_are() -> None:
+    assert {"flows", "client", "conf"} <= GRAPH["session"]
+    assert {"state", "scopes", "flows.base"} <= GRAPH["flows.connect"]
+    assert {"flows", "flows.base", "models"} <= GRAPH["management.commands.refresh_ilert_tokens"]
+
+
+def test_only_the_app_config_waits_with_an_import() -> None:
+    waiting = {name: imports(name, inside_functions(tree)) for name, tree in TREES.items()}
+    assert {name: found for name, found in waiting.items() if found} == {
+        "apps": {"flows.disconnect"}
+    }
+
+
+def test_neither_the_client_nor_what_it_stands_on_imports_django() -> None:
+    seen, waiting = set[str](), {"client"}
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        waiting |= GRAPH[module] - seen
+    foreign = {
+        name.partition(".")[0]
+        for module in seen
+        for node in ast.walk(TREES[module])
+        for name in foreign_imports(node)
+    }
+    assert "requests" in foreign
+    assert "django" not in foreign
+
+
+def foreign_imports(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [node.module or ""]
+    return []
+
+
+@pytest.mark.parametrize("module", PATHS)
+def test_no_function_is_longer_than_a_screen(module: str) -> None:
+    functions = [node for node in ast.walk(TREES[module]) if isinstance(node, Function)]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert {name: n for name, n in lengths.items() if n > LONGEST_FUNCTION} == {}

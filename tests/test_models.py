@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core import serializers
+from django.core.exceptions import FieldDoesNotExist, FieldError
+from django.db import IntegrityError, transaction
+from django.forms import modelform_factory
+from django.utils import timezone
+
+from django_ilert_oauth.exceptions import TokenDecryptionError
+from django_ilert_oauth.models import (
+    ConnectedAccount,
+    PendingRevocation,
+    Reason,
+    Status,
+)
+from tests import seed
+
+ACCESS, REFRESH = seed.ACCESS_TOKEN, seed.REFRESH_TOKEN
+API_URL = "https://api.ilert.com"
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
+Make = Callable[..., ConnectedAccount]
+
+
+@pytest.fixture
+def make(user: User) -> Make:
+    """A stored account; keywords are columns, times may be given as distance from now."""
+
+    def store(**columns: Any) -> ConnectedAccount:
+        columns = {
+            "user": user,
+            "api_url": API_URL,
+            "tenant_id": "acme",
+            "username": "grace",
+            "access_token": ACCESS,
+            "refresh_token": REFRESH,
+            "access_token_expires_at": HOUR,
+            **columns,
+        }
+        for name, value in columns.items():
+            if isinstance(value, timedelta):
+                columns[name] = timezone.now() + value
+        return ConnectedAccount.objects.create(**columns)
+
+    return store
+
+
+def reread(account: ConnectedAccount) -> ConnectedAccount:
+    return ConnectedAccount.objects.get(pk=account.pk)
+
+
+def holds_plain_text(shown: str | bytes) -> bool:
+    text = shown if isinstance(shown, str) else shown.decode("latin-1")
+    return ACCESS in text or REFRESH in text
+
+
+# Tokens
+
+
+def test_tokens_given_to_the_constructor_are_stored_encrypted(make: Make) -> None:
+    account = reread(make())
+    assert (account.access_token, account.refresh_token) == (ACCESS, REFRESH)
+    assert not holds_plain_text(account.access_token_ciphertext + account.refresh_token_ciphertext)
+
+
+def test_a_token_that_is_set_is_encrypted_at_once(make: Make) -> None:
+    account = make(access_token="", refresh_token="")
+    account.access_token, account.refresh_token = ACCESS, REFRESH
+    account.save()
+    assert (reread(account).access_token, reread(account).refresh_token) == (ACCESS, REFRESH)
+
+
+@pytest.mark.parametrize("name", ["access_token", "refresh_token"])
+def test_no_token_is_an_empty_one(make: Make, name: str) -> None:
+    account = make(**{name: ""})
+    assert getattr(account, name) == getattr(account, f"{name}_ciphertext") == ""
+
+
+def test_tokens_need_the_user_that_their_keys_depend_on() -> None:
+    account = ConnectedAccount(api_url=API_URL)
+    with pytest.raises(ValueError, match="saved user"):
+        account.access_token = ACCESS
+
+
+def test_the_plain_text_is_not_kept_on_the_account(make: Make) -> None:
+    account = make()
+    assert account.access_token == ACCESS
+    assert account.refresh_token == REFRESH
+    assert not holds_plain_text(f"{vars(account)} {account!r} {account}")
+    assert not holds_plain_text("".join(map(str, vars(account).values())))
+
+
+def test_a_pickled_account_has_no_plain_text_and_opens_again(make: Make) -> None:
+    account = make()
+    assert account.access_token == ACCESS
+    pickled = pickle.dumps(account)
+    assert not holds_plain_text(pickled)
+    assert pickle.loads(pickled).access_token == ACCESS  # noqa: S301
+
+
+def test_a_token_that_is_read_does_not_show_itself(make: Make) -> None:
+    account = make()
+    assert not holds_plain_text(repr([account.access_token, account.refresh_token]))
+
+
+@pytest.mark.parametrize("columns", [{}, {"update_fields": ["email"]}])
+def test_saving_other_columns_leaves_the_bytes_alone(make: Make, columns: dict[str, Any]) -> None:
+    before = make()
+    account = reread(before)
+    account.email = "grace@acme.example"
+    account.save(**columns)
+    after = reread(before)
+    assert after.email == "grace@acme.example"
+    assert after.access_token_ciphertext == before.access_token_ciphertext
+    assert after.refresh_token_ciphertext == before.refresh_token_ciphertext
+
+
+def test_values_and_fixtures_see_only_ciphertext(make: Make) -> None:
+    make()
+    assert not holds_plain_text(json.dumps(list(ConnectedAccount.objects.values()), default=str))
+    assert not holds_plain_text(serializers.serialize("json", ConnectedAccount.objects.all()))
+
+
+def test_a_dumped_account_opens_where_it_is_loaded(make: Make) -> None:
+    account = make()
+    dumped = serializers.serialize("json", ConnectedAccount.objects.all())
+    ConnectedAccount.objects.all().update(access_token_ciphertext="")
+    for loaded in serializers.deserialize("json", dumped):
+        loaded.save()
+    assert reread(account).access_token == ACCESS
+
+
+def test_bulk_update_writes_ciphertext_and_knows_no_plain_column(make: Make) -> None:
+    account = make(access_token="")
+    account.access_token = ACCESS
+    ConnectedAccount.objects.bulk_update([account], ["access_token_ciphertext"])
+    assert reread(account).access_token == ACCESS
+    plain: list[str] = ["access_token"]
+    with pytest.raises(FieldDoesNotExist):
+        ConnectedAccount.objects.bulk_update([account], plain)
+
+
+@pytest.mark.parametrize("name", ["access_token", "refresh_token"])
+def test_nothing_can_filter_by_a_token(db: None, name: str) -> None:
+    with pytest.raises(FieldError):
+        ConnectedAccount.objects.filter(**{name: ACCESS})
+
+
+def test_no_form_offers_a_ciphertext(db: None) -> None:
+    fields = modelform_factory(ConnectedAccount, fields="__all__").base_fields
+    assert not [name for name in fields if "token" in name and not name.endswith("_at")]
+
+
+def test_a_ciphertext_copied_to_another_row_does_not_open_there(make: Make) -> None:
+    victim, thief = make(), make(username="mallory", access_token="")
+    thief.access_token_ciphertext = victim.access_token_ciphertext
+    thief.save()
+    with pytest.raises(TokenDecryptionError):
+        _ = reread(thief).access_token
+
+
+@pytest.mark.parametrize("name", ["access_token", "refresh_token"])
+def test_one_bad_row_never_breaks_a_list(make: Make, name: str) -> None:
+    bad, good = make(**{f"{name}_ciphertext": "not Fernet"}), make(username="ada")
+    ConnectedAccount.objects.filter(pk=bad.pk).update(**{f"{name}_ciphertext": "not Fernet"})
+    listed = {account.pk: account for account in ConnectedAccount.objects.all()}
+    assert [str(account) for account in listed.values()] == ["grace @ acme", "ada @ acme"]
+    assert getattr(listed[good.pk], name) in (ACCESS, REFRESH)
+    with pytest.raises(TokenDecryptionError) as caught:
+        getattr(listed[bad.pk], name)
+    assert "not Fernet" not in str(caught.value)
+
+
+def test_a_bad_row_can_be_saved_and_given_a_new_token(make: Make) -> None:
+    account = make(access_token="")
+    account.access_token_ciphertext = "not Fernet"
+    account.save()
+    account.access_token = ACCESS
+    assert account.access_token == ACCESS
+
+
+# The queryset
+
+
+def test_connected_leaves_out_what_has_ended(make: Make) -> None:
+    for status in Status:
+        make(username=status, status=status)
+    assert [account.username for account in ConnectedAccount.objects.connected()] == ["connected"]
+
+
+def test_for_user_knows_only_the_users_own(make: Make, user: User) -> None:
+    make(user=User.objects.create_user("another"))
+    own = make()
+    assert list(ConnectedAccount.objects.for_user(user)) == [own]
+    assert list(user.ilert_accounts.all()) == [own]
+
+
+@pytest.mark.parametrize(
+    ("columns", "is_due"),
+    [
+        ({"access_token_expires_at": 14 * MINUTE}, True),
+        ({"access_token_expires_at": -DAY}, True),
+        ({"access_token_expires_at": 16 * MINUTE}, False),
+        ({"access_token_expires_at": None}, True),
+        ({"access_token_expires_at": -DAY, "status": Status.DISCONNECTED}, False),
+        ({"access_token_expires_at": -DAY, "status": Status.RECONNECT_REQUIRED}, False),
+        ({"access_token_expires_at": None, "status": Status.RECONNECT_REQUIRED}, False),
+        ({"refresh_token_expires_at": 6 * DAY}, True),
+        ({"refresh_token_expires_at": 6 * DAY, "refreshed_at": -25 * HOUR}, True),
+        ({"refresh_token_expires_at": 6 * DAY, "refreshed_at": -23 * HOUR}, False),
+        ({"refresh_token_expires_at": 8 * DAY}, False),
+        ({"refresh_token_expires_at": None}, False),
+        ({"refresh_token_expires_at": 6 * DAY, "status": Status.DISCONNECTED}, False),
+    ],
+)
+def test_expiring_finds_what_is_due(make: Make, columns: dict[str, Any], is_due: bool) -> None:
+    make(**columns)
+    assert ConnectedAccount.objects.expiring(within=15 * MINUTE).exists() is is_due
+
+
+@pytest.mark.parametrize(
+    "required",
+    [
+        [],
+        ["profile"],
+        ["source:r"],
+        ["source:w", "profile"],
+        [["source:d"]],
+        ["team:d"],
+        ["status_page"],
+        ["ource"],
+        ["sourc_"],
+        ["%"],
+    ],
+)
+def test_the_database_and_the_account_agree_on_scopes(make: Make, required: list[Any]) -> None:
+    granted = ["", "profile", "profile source:w", "source:d", "wildcard", "wildcard:d", "a source"]
+    accounts = [make(username=scope or "none", granted_scope=scope) for scope in granted]
+    fitting = [account for account in accounts if account.has_scopes(*required)]
+    found = ConnectedAccount.objects.with_scopes(*required)
+    assert sorted(account.pk for account in found) == [account.pk for account in fitting]
+
+
+def test_with_scopes_wants_all_of_them(make: Make) -> None:
+    make(username="one", granted_scope="profile")
+    both = make(username="both", granted_scope="source:w profile")
+    assert list(ConnectedAccount.objects.with_scopes("profile source")) == [both]
+
+
+def test_querysets_can_be_chained(make: Make, user: User) -> None:
+    account = make(granted_scope="profile", access_token_expires_at=None)
+    rows = ConnectedAccount.objects.for_user(user).with_scopes("profile").expiring(within=MINUTE)
+    assert list(rows.connected()) == [account]
+
+
+# Questions
+
+
+def test_an_account_is_called_by_person_and_tenant(make: Make) -> None:
+    assert str(make()) == "grace @ acme"
+
+
+@pytest.mark.parametrize("status", Status)
+def test_only_an_account_whose_grant_has_gone_needs_reconnecting(status: Status) -> None:
+    account = ConnectedAccount(status=status)
+    assert account.needs_reconnect is (status == Status.RECONNECT_REQUIRED)
+
+
+def test_an_account_says_its_scopes_in_words() -> None:
+    account = ConnectedAccount(granted_scope="profile source:w")
+    assert [str(sentence) for sentence in account.scope_sentences] == [
+        "See your profile",
+        "See, create and edit alert sources",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "is_fresh"),
+    [
+        ({}, True),
+        ({"access_token_expires_at": 61 * MINUTE - HOUR}, False),
+        ({"access_token_expires_at": 3 * MINUTE}, True),
+        ({"access_token_expires_at": None}, False),
+        ({"access_token": ""}, False),
+        ({"status": Status.RECONNECT_REQUIRED}, False),
+        ({"status": Status.DISCONNECTED}, False),
+    ],
+)
+def test_a_token_is_fresh_while_it_is_known_to_be_good_beyond_the_margin(
+    make: Make, columns: dict[str, Any], is_fresh: bool
+) -> None:
+    assert make(**columns).is_fresh(2 * MINUTE) is is_fresh
+
+
+@pytest.mark.parametrize(
+    ("refreshed_at", "was"), [(None, False), (-4 * MINUTE, True), (-6 * MINUTE, False)]
+)
+def test_an_account_knows_whether_it_was_refreshed_lately(
+    make: Make, refreshed_at: timedelta | None, was: bool
+) -> None:
+    assert make(refreshed_at=refreshed_at).was_refreshed_within(5 * MINUTE) is was
+
+
+def test_a_new_account_is_connected_now_and_has_no_troubles(make: Make) -> None:
+    account = make()
+    assert (account.status, account.reason, account.last_error) == (Status.CONNECTED, "", "")
+    assert timezone.now() - account.connected_at < MINUTE
+    assert timezone.now() - account.status_changed_at < MINUTE
+
+
+def test_the_choices_are_the_documented_ones() -> None:
+    assert Status.names == ["CONNECTED", "RECONNECT_REQUIRED", "DISCONNECTED"]
+    assert Reason.names == ["USER", "ADMIN", "REVOKED_AT_ILERT", "EXPIRED", "DELETED"]
+    assert (ConnectedAccount.Status, ConnectedAccount.Reason) == (Status, Reason)
+
+
+# Uniqueness
+
+
+def test_a_person_is_connected_once_by_a_user(make: Make) -> None:
+    make()
+    with pytest.raises(IntegrityError), transaction.atomic():
+        make()
+
+
+@pytest.mark.parametrize(
+    "other", [{"api_url": "https://eu.ilert.com"}, {"tenant_id": "globex"}, {"username": "ada"}]
+)
+def test_another_ilert_tenant_or_person_is_another_account(
+    make: Make, other: dict[str, str]
+) -> None:
+    assert make().pk != make(**other).pk
+
+
+def test_two_users_may_connect_the_same_person(make: Make) -> None:
+    assert make().pk != make(user=User.objects.create_user("another")).pk
+
+
+# Revocations that are still to be sent
+
+
+@pytest.fixture
+def pending(make: Make) -> PendingRevocation:
+    account = make()
+    user_key, api_url, tenant_id, username = account.identity
+    return PendingRevocation.objects.create(
+        user_key=user_key,
+        api_url=api_url,
+        tenant_id=tenant_id,
+        username=username,
+        refresh_token_ciphertext=account.refresh_token_ciphertext,
+    )
+
+
+def test_a_pending_revocation_opens_the_accounts_ciphertext(pending: PendingRevocation) -> None:
+    assert PendingRevocation.objects.get().refresh_token == REFRESH
+    assert str(pending) == "grace @ acme"
+    assert not holds_plain_text(f"{vars(pending)}")
+
+
+def test_a_pending_revocation_that_cannot_be_read_raises(pending: PendingRevocation) -> None:
+    pending.username = "mallory"
+    with pytest.raises(TokenDecryptionError):
+        _ = pending.refresh_token

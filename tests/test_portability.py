@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.db.migrations.loader import MigrationLoader
+from django.test import Client
+from django.utils import timezone
+
+from django_ilert_oauth.models import ConnectedAccount, Status
+from ilert_standin import StandIn
+from ilert_standin.browser import authorize
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def anyone(db: None) -> Any:
+    """A member of staff, whatever the model that the site keeps its users in."""
+    model = get_user_model()
+    name = {model.USERNAME_FIELD: "staff@site.example"}
+    return model._default_manager.create(is_staff=True, is_superuser=True, **name)
+
+
+@pytest.fixture
+def site(anyone: Any) -> Client:
+    client = Client()
+    client.force_login(anyone)
+    return client
+
+
+def connect(site: Client) -> ConnectedAccount:
+    leave = site.post("/ilert/connect/")
+    site.get(authorize(leave["Location"]))
+    return ConnectedAccount.objects.get()
+
+
+def test_the_site_is_of_the_kind_that_was_asked_for(settings: Any) -> None:
+    assert os.environ.get("AUTH_USER_MODEL", "auth.User") == settings.AUTH_USER_MODEL
+    assert settings.USE_TZ is (os.environ.get("USE_TZ") != "off")
+
+
+def test_an_account_can_be_connected(site: Client, anyone: Any, ilert: StandIn) -> None:
+    account = connect(site)
+    assert (account.user, str(account), account.status) == (anyone, "grace @ acme", "connected")
+    left = (account.access_token_expires_at or timezone.now()) - timezone.now()
+    assert timedelta(minutes=59) < left < timedelta(minutes=61)
+
+
+def test_an_account_is_refreshed_by_the_command(site: Client, ilert: StandIn) -> None:
+    account = connect(site)
+    ConnectedAccount.objects.update(access_token_expires_at=timezone.now())
+    call_command("refresh_ilert_tokens", verbosity=0)
+    renewed = ConnectedAccount.objects.get(pk=account.pk)
+    assert renewed.access_token != account.access_token
+    assert renewed.is_fresh(timedelta(minutes=59))
+
+
+def test_an_account_is_seen_by_its_user_and_in_the_admin(site: Client, ilert: StandIn) -> None:
+    account = connect(site)
+    assert b"grace @ acme" in site.get("/ilert/").content
+    listing = "/admin/ilert_oauth/connectedaccount/"
+    for page in (listing, f"{listing}?q=staff@site.example", f"{listing}{account.pk}/change/"):
+        assert b"grace @ acme" in site.get(page).content
+
+
+def test_an_account_can_be_disconnected(
+    site: Client, ilert: StandIn, django_capture_on_commit_callbacks: Any
+) -> None:
+    account = connect(site)
+    with django_capture_on_commit_callbacks(execute=True):
+        site.post(f"/ilert/{account.pk}/disconnect/")
+    account.refresh_from_db()
+    assert (account.status, account.refresh_token) == (Status.DISCONNECTED, "")
+    assert ilert.live_refresh_tokens("acme", "grace") == 0
+
+
+def test_a_deleted_user_takes_the_grant_along(
+    site: Client, anyone: Any, ilert: StandIn, django_capture_on_commit_callbacks: Any
+) -> None:
+    connect(site)
+    with django_capture_on_commit_callbacks(execute=True):
+        anyone.delete()
+    assert not ConnectedAccount.objects.exists()
+    assert ilert.live_refresh_tokens("acme", "grace") == 0
+
+
+def test_the_models_need_no_other_migration(db: None) -> None:
+    call_command("makemigrations", "ilert_oauth", check_changes=True, dry_run=True, verbosity=0)
+
+
+def test_there_is_one_migration() -> None:
+    migrations = MigrationLoader(None).disk_migrations
+    assert [name for app, name in migrations if app == "ilert_oauth"] == ["0001_initial"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"AUTH_USER_MODEL": "uuid_users.UUIDUser"}, {"USE_TZ": "off"}], ids=str
+)
+def test_all_of_this_holds_on_another_kind_of_site(changes: dict[str, str]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-k", "not another_kind_of_site", __file__],
+        cwd=ROOT,
+        env=os.environ | other_database() | changes | {"PYTEST_ADDOPTS": "-q -p no:cacheprovider"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "8 passed, 2 deselected" in result.stdout
+
+
+def other_database() -> dict[str, str]:
+    """The run within this run must not take its test database away."""
+    if not (url := os.environ.get("DATABASE_URL")):
+        return {}
+    parts = urlsplit(url)
+    return {"DATABASE_URL": parts._replace(path=f"{parts.path}_within").geturl()}

@@ -1,0 +1,485 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from django.utils import timezone
+
+from django_ilert_oauth import client
+from django_ilert_oauth.exceptions import (
+    EndpointMismatchError,
+    IlertOAuthError,
+    IlertUnavailableError,
+    ReconnectRequiredError,
+)
+from django_ilert_oauth.models import ConnectedAccount, Reason, Status
+from django_ilert_oauth.session import IlertSession
+from ilert_standin import StandIn, serve
+from ilert_standin.faults import Fault
+from tests.conftest import AccountFactory
+from tests.scripted_adapter import Reply, ScriptedAdapter
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+ILERT = "https://ilert.test"
+TOKEN = {"access_token": "renewed-token", "expires_in": 3600}
+
+Script = Callable[..., ScriptedAdapter]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    def mount(*replies: Reply, at: str = ILERT + "/api/") -> ScriptedAdapter:
+        adapter = ScriptedAdapter(*replies)
+        monkeypatch.setitem(client.adapters, at, adapter)
+        return adapter
+
+    return mount
+
+
+@pytest.fixture
+def far_account(make_account: AccountFactory, settings: Any) -> ConnectedAccount:
+    """At an ilert that only a scripted adapter can reach."""
+    settings.ILERT_OAUTH_API_URL = ILERT
+    return make_account(access_token="first-token", refresh_token="refresh-token")
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    taken: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        taken.append(seconds)
+        assert len(taken) < 100, "waits for ever"
+
+    monkeypatch.setattr("django_ilert_oauth.session.time.sleep", sleep)
+    return taken
+
+
+@pytest.fixture
+def session(account: ConnectedAccount) -> Iterator[IlertSession]:
+    with IlertSession(account) as session:
+        yield session
+
+
+def api_calls(ilert: StandIn) -> list[tuple[str, int]]:
+    made = [request for request in ilert.requests if "/oauth2/" not in request.path]
+    return [(request.path, request.status) for request in made]
+
+
+@pytest.mark.parametrize("url", ["/api/users/current", "api/users/current"])
+def test_a_relative_url_leads_to_the_accounts_ilert(session: IlertSession, url: str) -> None:
+    assert session.get(url).json()["username"] == "grace"
+
+
+def test_an_absolute_url_to_the_accounts_ilert_is_fine(
+    session: IlertSession, account: ConnectedAccount
+) -> None:
+    assert session.get(account.api_url + "/api/users/current").status_code == 200
+
+
+def test_the_token_and_the_wish_for_json_travel_in_the_headers(
+    far_account: ConnectedAccount, script: Script
+) -> None:
+    adapter = script()
+    with IlertSession(far_account) as session:
+        session.get("/api/alerts")
+    (seen,) = adapter.seen
+    assert seen.headers["Authorization"] == "Bearer first-token"
+    assert seen.headers["Accept"] == "application/json"
+
+
+def test_a_fresh_token_is_used_as_it_is(session: IlertSession, ilert: StandIn) -> None:
+    session.get("/api/users/current")
+    assert ilert.token_requests == []
+
+
+def test_an_expired_token_is_renewed_before_it_is_used(
+    expired_account: ConnectedAccount, ilert: StandIn
+) -> None:
+    with IlertSession(expired_account) as session:
+        session.get("/api/users/current")
+        session.get("/api/users/current")
+    assert len(ilert.token_requests) == 1
+    assert [status for _path, status in api_calls(ilert)] == [200, 200]
+
+
+def test_a_dead_grant_asks_for_a_reconnect_and_makes_no_request(
+    expired_account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.revoke_app("acme", "grace")
+    with IlertSession(expired_account) as session:
+        for _ in range(2):
+            with pytest.raises(ReconnectRequiredError):
+                session.get("/api/users/current")
+    assert len(ilert.token_requests) == 1
+    assert api_calls(ilert) == []
+
+
+def test_no_request_is_made_while_no_fresh_token_can_be_had(
+    expired_account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.add_fault("token", Fault(503))
+    with IlertSession(expired_account) as session, pytest.raises(IlertUnavailableError):
+        session.get("/api/users/current")
+    assert api_calls(ilert) == []
+
+
+def test_a_401_is_answered_by_one_refresh_and_one_more_try(
+    session: IlertSession, ilert: StandIn
+) -> None:
+    ilert.expire_access_tokens()
+    assert session.get("/api/users/current").json()["username"] == "grace"
+    assert len(ilert.token_requests) == 1
+    assert [status for _path, status in api_calls(ilert)] == [401, 200]
+
+
+def test_a_401_to_the_new_token_is_final(session: IlertSession, ilert: StandIn) -> None:
+    ilert.add_fault("users/current", Fault(401), times=None)
+    assert session.get("/api/users/current").status_code == 401
+    assert len(ilert.token_requests) == 1
+    assert len(api_calls(ilert)) == 2
+
+
+def test_a_401_soon_after_a_refresh_asks_for_no_other(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    account = make_account(refreshed_at=timezone.now() - timedelta(minutes=4))
+    ilert.expire_access_tokens()
+    with IlertSession(account) as session:
+        assert session.get("/api/users/current").status_code == 401
+    assert ilert.token_requests == []
+    assert len(api_calls(ilert)) == 1
+
+
+def test_a_401_is_answered_with_the_token_that_another_process_stored(
+    session: IlertSession, ilert: StandIn
+) -> None:
+    elsewhere = ConnectedAccount.objects.get(pk=session.account.pk)
+    ilert.expire_access_tokens()
+    elsewhere.access_token = str(ilert.issue_tokens("acme", "grace")["access_token"])
+    elsewhere.refreshed_at = timezone.now()
+    elsewhere.save()
+    assert session.get("/api/users/current").status_code == 200
+    assert ilert.token_requests == []
+
+
+def test_a_401_stays_one_while_ilert_cannot_renew(
+    session: IlertSession, ilert: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    ilert.expire_access_tokens()
+    ilert.add_fault("token", Fault(503))
+    assert session.get("/api/users/current").status_code == 401
+    assert len(api_calls(ilert)) == 1
+    assert "server_error" in caplog.text
+
+
+def test_a_401_shows_that_the_grant_is_gone(session: IlertSession, ilert: StandIn) -> None:
+    ilert.expire_access_tokens()
+    ilert.revoke_app("acme", "grace")
+    assert session.get("/api/users/current").status_code == 401
+    session.account.refresh_from_db()
+    assert session.account.status == Status.RECONNECT_REQUIRED
+    assert session.account.reason == Reason.REVOKED_AT_ILERT
+
+
+def test_a_body_in_memory_is_sent_again(session: IlertSession, ilert: StandIn) -> None:
+    ilert.expire_access_tokens()
+    source = {"name": "Lift", "integrationType": "API", "escalationPolicy": {"id": 1}}
+    response = session.post("/api/alert-sources", json=source)
+    assert (response.status_code, response.json()["name"]) == (201, "Lift")
+
+
+def chunks() -> Iterator[bytes]:
+    yield b"first "
+    yield b"second"
+
+
+@pytest.mark.parametrize("body", [chunks, lambda: io.BytesIO(b"first second")])
+@pytest.mark.parametrize("status", [401, 429])
+def test_a_stream_is_not_sent_again(
+    far_account: ConnectedAccount,
+    script: Script,
+    naps: list[float],
+    body: Callable[[], Any],
+    status: int,
+) -> None:
+    adapter = script(Reply(status))
+    with IlertSession(far_account) as session:
+        assert session.post("/api/import", data=body()).status_code == status
+    assert [seen.body for seen in adapter.seen] == [b"first second"]
+    assert naps == []
+
+
+@pytest.mark.parametrize("status", [401, 429])
+def test_a_file_is_sent_whole_or_not_again(
+    far_account: ConnectedAccount, script: Script, naps: list[float], status: int
+) -> None:
+    script(Reply(body=TOKEN), at=ILERT + client.TOKEN_PATH)
+    adapter = script(Reply(status), Reply())
+    with IlertSession(far_account) as session:
+        session.post("/api/import", files={"file": io.BytesIO(b"the whole file")})
+    assert all(b"the whole file" in seen.body for seen in adapter.seen)
+
+
+def test_a_stream_is_not_sent_again_after_a_redirect(
+    far_account: ConnectedAccount, script: Script
+) -> None:
+    script(Reply(body=TOKEN), at=ILERT + client.TOKEN_PATH)
+    adapter = script(Reply(303, headers={"Location": "/api/imported"}), Reply(401))
+    with IlertSession(far_account) as session:
+        session.post("/api/import", data=chunks())
+    posted = [seen.body for seen in adapter.seen if seen.method == "POST"]
+    assert posted == [b"first second"]
+
+
+def test_a_429_is_waited_out_as_long_as_ilert_asks(
+    far_account: ConnectedAccount, script: Script, naps: list[float]
+) -> None:
+    adapter = script(Reply(429, headers={"Retry-After": "7"}), Reply(body="done"))
+    with IlertSession(far_account) as session:
+        assert session.get("/api/alerts").json() == "done"
+    assert naps == [7]
+    assert len(adapter.seen) == 2
+
+
+def test_a_429_without_a_time_is_waited_out_for_10_to_30_seconds(
+    far_account: ConnectedAccount, script: Script, naps: list[float]
+) -> None:
+    script(*[Reply(429)] * 20, Reply(body="done"))
+    with IlertSession(far_account, max_wait=1000) as session:
+        assert session.get("/api/alerts").json() == "done"
+    assert len(naps) == 20
+    assert all(10 <= nap <= 30 for nap in naps)
+    assert len(set(naps)) > 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "max_wait", "expected"),
+    [("61", 60, []), ("60", 60, [60]), ("30", 60, [30, 30]), ("25", 10, []), ("3", 10, [3, 3, 3])],
+)
+def test_patience_has_an_end(
+    far_account: ConnectedAccount,
+    script: Script,
+    naps: list[float],
+    asked: str,
+    max_wait: int,
+    expected: list[float],
+) -> None:
+    script(Reply(429, headers={"Retry-After": asked}))
+    with IlertSession(far_account, max_wait=max_wait) as session:
+        assert session.get("/api/alerts").status_code == 429
+    assert naps == expected
+
+
+@pytest.mark.parametrize("asked", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_patience_has_an_end_where_ilert_asks_for_no_time_at_all(
+    far_account: ConnectedAccount, script: Script, naps: list[float], asked: str
+) -> None:
+    script(Reply(429, headers={"Retry-After": asked}))
+    with IlertSession(far_account) as session:
+        assert session.get("/api/alerts").status_code == 429
+    assert sum(naps) <= 60
+
+
+def test_requests_have_the_timeouts_of_the_settings(
+    far_account: ConnectedAccount, script: Script, settings: Any
+) -> None:
+    adapter = script()
+    settings.ILERT_OAUTH_TIMEOUT = (2, 3)
+    with IlertSession(far_account) as session:
+        session.get("/api/alerts")
+        session.get("/api/alerts", timeout=9)
+    assert [seen.timeout for seen in adapter.seen] == [(2, 3), 9]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.example/api/alerts",
+        "http://ilert.test/api/alerts",
+        "https://ilert.test:8443/api/alerts",
+        "//evil.example/api/alerts",
+        "https://ilert.test@evil.example/api/alerts",
+        "https://ilert.test.evil.example/api/alerts",
+        "https://evil.example\\@ilert.test/api/alerts",
+        "//evil.example\\@ilert.test/api/alerts",
+        "ftp://ilert.test/api/alerts",
+    ],
+)
+def test_the_token_is_sent_nowhere_else(
+    far_account: ConnectedAccount, script: Script, url: str
+) -> None:
+    anywhere = [script(at="https://"), script(at="http://")]
+    with IlertSession(far_account) as session, pytest.raises(EndpointMismatchError):
+        session.get(url)
+    assert [adapter.seen for adapter in anywhere] == [[], []]
+
+
+def test_an_account_of_another_ilert_makes_no_request(
+    session: IlertSession, ilert: StandIn, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_API_URL = ILERT
+    with pytest.raises(EndpointMismatchError):
+        session.get("/api/users/current")
+    assert ilert.requests == []
+
+
+def test_the_token_is_not_sent_over_plain_http(
+    make_account: AccountFactory, script: Script, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_API_URL = "http://ilert.test"
+    adapter = script(at="http://ilert.test/")
+    with IlertSession(make_account()) as session, pytest.raises(IlertOAuthError) as raised:
+        session.get("/api/alerts")
+    assert raised.value.code == "insecure_endpoint"
+    assert adapter.seen == []
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["https://other.test/", "http://ilert.test/", "https://ilert.test:8443/"]
+)
+def test_a_redirect_elsewhere_loses_the_token(
+    far_account: ConnectedAccount, script: Script, elsewhere: str
+) -> None:
+    script(Reply(302, headers={"Location": elsewhere + "api/"}))
+    adapter = script(at=elsewhere)
+    with IlertSession(far_account) as session:
+        session.get("/api/alerts")
+    (seen,) = adapter.seen
+    assert "Authorization" not in seen.headers
+    assert "first-token" not in repr(seen)
+
+
+def test_a_redirect_from_http_to_https_loses_the_token(
+    make_account: AccountFactory, script: Script, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_API_URL = "http://localhost"
+    script(Reply(301, headers={"Location": "https://localhost/api/"}), at="http://localhost/")
+    adapter = script(at="https://localhost/")
+    with IlertSession(make_account()) as session:
+        session.get("/api/alerts")
+    assert ["Authorization" in seen.headers for seen in adapter.seen] == [False]
+
+
+def test_a_redirect_to_another_port_of_loopback_loses_the_token(
+    session: IlertSession, ilert: StandIn
+) -> None:
+    arrived: list[dict[str, Any]] = []
+
+    def elsewhere(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        arrived.append(dict(environ))
+        start_response("204 No Content", [])
+        return []
+
+    with serve(elsewhere) as url:
+        ilert.add_fault("users/current", Fault(302, headers={"Location": url + "/taken"}))
+        assert session.get("/api/users/current").status_code == 204
+    assert [environ["PATH_INFO"] for environ in arrived] == ["/taken"]
+    assert "HTTP_AUTHORIZATION" not in arrived[0]
+
+
+def test_a_redirect_within_ilert_keeps_the_token(session: IlertSession, ilert: StandIn) -> None:
+    ilert.add_fault("alert-sources", Fault(302, headers={"Location": "/api/users/current"}))
+    assert session.get("/api/alert-sources").json()["username"] == "grace"
+
+
+@pytest.fixture
+def sources(ilert: StandIn, make_account: AccountFactory) -> IlertSession:
+    """62 alert sources: two of the stand-in's own and sixty more."""
+    session = IlertSession(make_account())
+    for number in range(60):
+        source = {"name": f"{number}", "integrationType": "API", "escalationPolicy": {"id": 1}}
+        session.post("/api/alert-sources", json=source).raise_for_status()
+    return session
+
+
+def listed(ilert: StandIn) -> list[str]:
+    return [request.query["start-index"] for request in ilert.requests if request.method == "GET"]
+
+
+def test_every_item_is_listed_once(sources: IlertSession, ilert: StandIn) -> None:
+    with sources as session:
+        items = list(session.list("/api/alert-sources"))
+    assert len(items) == len({item["id"] for item in items}) == 62
+    assert listed(ilert) == ["0", "50"]
+
+
+def test_pages_are_fetched_as_they_are_asked_for(sources: IlertSession, ilert: StandIn) -> None:
+    with sources as session:
+        items = session.list("/api/alert-sources")
+        assert listed(ilert) == []
+        next(items)
+        assert listed(ilert) == ["0"]
+
+
+def test_pages_may_be_smaller(sources: IlertSession, ilert: StandIn) -> None:
+    with sources as session:
+        items = list(session.list("/api/alert-sources", **{"max-results": 25}))
+    assert len({item["id"] for item in items}) == 62
+    assert listed(ilert) == ["0", "25", "50"]
+
+
+def test_the_list_may_begin_later(sources: IlertSession, ilert: StandIn) -> None:
+    with sources as session:
+        items = list(session.list("/api/alert-sources", **{"start-index": 5, "max-results": 25}))
+    assert len({item["id"] for item in items}) == 57
+    assert listed(ilert) == ["5", "30", "55"]
+
+
+def page_of(*ids: int) -> Reply:
+    return Reply(body=[{"id": id} for id in ids])
+
+
+def test_a_server_with_shorter_pages_is_asked_to_the_end(
+    far_account: ConnectedAccount, script: Script
+) -> None:
+    adapter = script(page_of(1, 2, 3), page_of(4, 5, 6), page_of(7))
+    with IlertSession(far_account) as session:
+        assert [item["id"] for item in session.list("/api/alerts")] == [1, 2, 3, 4, 5, 6, 7]
+    starts = [urlsplit(seen.url).query for seen in adapter.seen]
+    assert [query.split("&")[0] for query in starts] == [f"start-index={n}" for n in (0, 3, 6)]
+
+
+@pytest.mark.parametrize(
+    "replies", [[page_of()], [page_of(1, 2), page_of()], [page_of(1, 2), page_of(3)]]
+)
+def test_an_empty_or_short_page_is_the_last(
+    far_account: ConnectedAccount, script: Script, replies: list[Reply]
+) -> None:
+    adapter = script(*replies, Reply(500))
+    with IlertSession(far_account) as session:
+        items = list(islice(session.list("/api/alerts"), 20))
+    assert len(items) == sum(len(reply.body) for reply in replies)
+    assert len(adapter.seen) == len(replies)
+
+
+def test_a_server_that_ignores_the_start_index_is_not_asked_for_ever(
+    far_account: ConnectedAccount, script: Script
+) -> None:
+    adapter = script(page_of(1, 2, 3))
+    with IlertSession(far_account) as session:
+        items = list(islice(session.list("/api/alerts"), 20))
+    assert [item["id"] for item in items] == [1, 2, 3]
+    assert len(adapter.seen) == 2
+
+
+def test_other_parameters_go_with_every_page(far_account: ConnectedAccount, script: Script) -> None:
+    adapter = script(page_of(1, 2), page_of(3))
+    with IlertSession(far_account) as session:
+        list(session.list("/api/alerts", state="OPEN"))
+    assert len(adapter.seen) == 2
+    assert all("state=OPEN" in seen.url for seen in adapter.seen)
+
+
+def test_a_list_that_is_refused_raises(make_account: AccountFactory) -> None:
+    account = make_account(granted_scope="profile")
+    with IlertSession(account) as session, pytest.raises(requests.HTTPError):
+        list(session.list("/api/alert-sources"))
