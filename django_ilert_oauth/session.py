@@ -111,7 +111,7 @@ class _AccountAuth(AuthBase):
 def _can_repeat(response: requests.Response) -> bool:
     """A stream is used up, and so are files by the time they are a multipart body."""
     first = (response.history or [response])[0].request
-    is_multipart = first.headers.get("Content-Type", "").startswith("multipart/")
+    is_multipart = str(first.headers.get("Content-Type")).startswith("multipart/")
     return isinstance(first.body, str | bytes | None) and not is_multipart
 
 

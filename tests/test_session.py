@@ -192,7 +192,11 @@ def test_a_401_shows_that_the_grant_is_gone(session: IlertSession, ilert: StandI
 
 def test_a_body_in_memory_is_sent_again(session: IlertSession, ilert: StandIn) -> None:
     ilert.expire_access_tokens()
-    source = {"name": "Lift", "integrationType": "API", "escalationPolicy": {"id": 1}}
+    source: dict[str, Any] = {
+        "name": "Lift",
+        "integrationType": "API",
+        "escalationPolicy": {"id": 1},
+    }
     response = session.post("/api/alert-sources", json=source)
     assert (response.status_code, response.json()["name"]) == (201, "Lift")
 
@@ -396,7 +400,8 @@ def sources(ilert: StandIn, make_account: AccountFactory) -> IlertSession:
     """62 alert sources: two of the stand-in's own and sixty more."""
     session = IlertSession(make_account())
     for number in range(60):
-        source = {"name": f"{number}", "integrationType": "API", "escalationPolicy": {"id": 1}}
+        source: dict[str, Any] = {"name": str(number), "integrationType": "API"}
+        source["escalationPolicy"] = {"id": 1}
         session.post("/api/alert-sources", json=source).raise_for_status()
     return session
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from urllib.parse import urljoin
 
 import requests
 
@@ -97,7 +98,7 @@ class _Browser:
     def _read(self, response: requests.Response) -> _Page:
         response.raise_for_status()
         if response.status_code == 303:
-            return self.open(requests.compat.urljoin(response.url, response.headers["Location"]))
+            return self.open(urljoin(response.url, response.headers["Location"]))
         callback_url = response.headers.get("Location", "")
         return _Page(response.url, _Forms(response.text).found, callback_url)
 

@@ -87,7 +87,7 @@ class AppClient:
         return self.post("token_info", {"token": token}).json()
 
     def api(
-        self, method: str, path: str, token: str | None = None, json: object = None
+        self, method: str, path: str, token: str | None = None, json: Any = None
     ) -> requests.Response:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         url = f"{self.base_url}/api/{path}"
