@@ -17,6 +17,8 @@ from .exceptions import IlertOAuthError
 from .models import ConnectedAccount, Reason
 
 if TYPE_CHECKING:
+    from django.utils.functional import _StrOrPromise as StrOrPromise
+
     AccountAdmin = admin.ModelAdmin[ConnectedAccount]
 else:
     AccountAdmin = admin.ModelAdmin
@@ -27,8 +29,7 @@ class ConnectedAccountAdmin(AccountAdmin):
     list_display = [
         "__str__",
         "user",
-        "status",
-        "reason",
+        "status_text",
         "granted_scope",
         "access_token_expires_at",
         "refresh_token_expires_at",
@@ -47,8 +48,7 @@ class ConnectedAccountAdmin(AccountAdmin):
         "ilert_user_id",
         "display_name",
         "email",
-        "status",
-        "reason",
+        "status_text",
         "status_changed_at",
         "requested_scope",
         "granted_scope",
@@ -59,6 +59,10 @@ class ConnectedAccountAdmin(AccountAdmin):
         "last_error",
         "last_error_at",
     ]
+
+    @admin.display(description=_("status"), ordering="status")
+    def status_text(self, account: ConnectedAccount) -> StrOrPromise:
+        return account.status_text
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         name_of_user = get_user_model().USERNAME_FIELD

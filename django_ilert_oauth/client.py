@@ -21,10 +21,10 @@ from typing import Any, Self
 from urllib.parse import urlencode, urlsplit
 
 import requests
-from requests.adapters import BaseAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError, ReadTimeoutError
-from urllib3.util import parse_url
+from urllib3.util import Retry, parse_url
 
 from .exceptions import IlertOAuthError, IlertRejectedError, IlertUnavailableError
 from .secret import Secret
@@ -192,7 +192,11 @@ class _Session(requests.Session):
 
 
 def open_session() -> requests.Session:
+    """Tries once more where no connection came about: then nothing was sent."""
     session = _Session()
+    retry = Retry(total=1, connect=1, read=False, redirect=0, status=0, other=0)
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retry))
     for prefix, adapter in adapters.items():
         session.mount(prefix, adapter)
     return session

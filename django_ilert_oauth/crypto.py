@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -26,7 +27,7 @@ _INFO = b"django_ilert_oauth.token.v1"
 
 
 def encrypt(token: str, identity: Sequence[str]) -> str:
-    return _fernet(identity).encrypt(token.encode()).decode("ascii")
+    return MultiFernet(_fernets(identity)).encrypt(token.encode()).decode("ascii")
 
 
 def decrypt(ciphertext: str, identity: Sequence[str]) -> Secret:
@@ -40,16 +41,43 @@ def decrypt(ciphertext: str, identity: Sequence[str]) -> Secret:
     return token
 
 
+def rotate(ciphertext: str, identity: Sequence[str]) -> str:
+    """The same token under the first key; unchanged where it is there already.
+
+    Raises ``TokenDecryptionError``.
+    """
+    if key_number(ciphertext, identity) == 1:
+        return ciphertext
+    return encrypt(decrypt(ciphertext, identity), identity)
+
+
+def key_number(ciphertext: str, identity: Sequence[str]) -> int:
+    """Which of the configured keys opens it, counted from 1; 0 for none."""
+    for number, fernet in enumerate(_fernets(identity), start=1):
+        try:
+            fernet.decrypt(ciphertext.encode())
+        except InvalidToken:
+            continue
+        return number
+    return 0
+
+
 def _open(ciphertext: str, identity: Sequence[str]) -> Secret | None:
     try:
-        return Secret(_fernet(identity).decrypt(ciphertext.encode()).decode())
+        return Secret(MultiFernet(_fernets(identity)).decrypt(ciphertext.encode()).decode())
     except InvalidToken:
         return None
 
 
-def _fernet(identity: Sequence[str]) -> MultiFernet:
-    info = _INFO + json.dumps(list(identity), ensure_ascii=False, separators=(",", ":")).encode()
-    return MultiFernet([Fernet(_derive(key, info)) for key in conf.encryption_keys])
+def _fernets(identity: Sequence[str]) -> tuple[Fernet, ...]:
+    return _derive_all(tuple(conf.encryption_keys), tuple(identity))
+
+
+@lru_cache(maxsize=256)
+def _derive_all(keys: tuple[Secret, ...], identity: tuple[str, ...]) -> tuple[Fernet, ...]:
+    """Kept for a while, since reading and writing an account's tokens take the same keys."""
+    info = _INFO + json.dumps(identity, ensure_ascii=False, separators=(",", ":")).encode()
+    return tuple(Fernet(_derive(key, info)) for key in keys)
 
 
 def _derive(key: Secret, info: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import environ
@@ -13,9 +14,18 @@ BASE_DIR = Path(__file__).parent
 SECRET_KEY = "tests"
 ALLOWED_HOSTS = ["testserver"]
 ROOT_URLCONF = "tests.urls"
+TIME_ZONE = "UTC"
 USE_TZ = env.bool("USE_TZ", True)
 STATIC_URL = "static/"
-DATABASES = {"default": env.db_url("DATABASE_URL", "sqlite://:memory:")}
+DATABASES = {"default": env.db_url("DATABASE_URL", "sqlite:///unused.sqlite3")}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # A file, since threads and processes of the tests share it; gone with the run, so never synced.
+    folder = tempfile.TemporaryDirectory(prefix="ilert-tests-")
+    DATABASES["default"]["TEST"] = {"NAME": str(Path(folder.name, "test.sqlite3"))}
+    DATABASES["default"]["OPTIONS"] = {
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF",
+        "timeout": 20,
+    }
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 LOGIN_URL = "login"
 AUTH_USER_MODEL = env("AUTH_USER_MODEL", default="auth.User")

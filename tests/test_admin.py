@@ -316,3 +316,11 @@ def test_staff_without_the_permission_see_nothing(staff: Staff, account: Connect
 
 def test_a_user_who_is_no_staff_sees_nothing(browser: Client, account: ConnectedAccount) -> None:
     assert [browser.get(path).status_code for path in pages_of(account)] == [302] * 4
+
+
+def test_a_row_whose_key_is_lost_says_so_on_every_page(
+    root: Client, account: ConnectedAccount
+) -> None:
+    spoil(account)
+    assert "cannot be read: reconnect" in page(root)
+    assert "cannot be read: reconnect" in page(root, f"{LIST}{account.pk}/change/")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.checks import CheckMessage
+from django.core.checks import CheckMessage, run_checks
 
 from django_ilert_oauth.checks import check_deployment, check_settings
 from tests.test_conf import KEY, MALFORMED
@@ -32,7 +32,6 @@ BARE_URLS = """
 from django.urls import include, path
 urlpatterns = [path("ilert/", include("django_ilert_oauth.urls"))]
 """
-each_site = pytest.mark.parametrize("site", [BARE_SITE, WITH_URLS], ids=["no URLs", "URLs"])
 
 
 @pytest.fixture
@@ -107,6 +106,11 @@ def test_e004_names_a_url_that_leads_nowhere(settings: Any, name: str, value: ob
     assert found(check_settings(None)) == [("ilert_oauth.E004", f"ILERT_OAUTH_{name}")]
 
 
+def test_a_site_without_urls_is_not_asked_where_users_land(settings: Any) -> None:
+    del settings.ROOT_URLCONF
+    assert check_settings(None) == []
+
+
 @pytest.mark.parametrize("name", ["CONNECTED_URL", "DISCONNECTED_URL"])
 def test_a_url_that_is_no_text_is_reported_and_does_not_end_the_check(
     settings: Any, name: str
@@ -167,37 +171,39 @@ def test_w004_warns_of_insecure_cookies(deployed: Any, name: str) -> None:
     assert found(check_deployment(None)) == [("ilert_oauth.W004", name)]
 
 
+@pytest.mark.parametrize(("with_deploy", "ids"), [(False, set()), (True, {"ilert_oauth.W001"})])
+def test_only_check_deploy_warns_of_what_development_may_do(
+    deployed: Any, with_deploy: bool, ids: set[str]
+) -> None:
+    deployed.ILERT_OAUTH_API_URL = "http://127.0.0.1:8001"
+    messages = run_checks(include_deployment_checks=with_deploy)
+    assert {m.id for m in messages if (m.id or "").startswith("ilert_oauth.")} == ids
+
+
 # The real commands, on a site that has the app installed and nothing set
 
 
 @pytest.mark.parametrize(
-    "command",
-    ["makemigrations --check --dry-run", "collectstatic --dry-run --no-input"],
+    ("site", "command"),
+    [
+        (BARE_SITE, "makemigrations --check --dry-run"),
+        (WITH_URLS, "makemigrations --check --dry-run"),
+        (BARE_SITE, "collectstatic --dry-run --no-input"),
+    ],
+    ids=["makemigrations", "makemigrations with URLs", "collectstatic"],
 )
-@each_site
 def test_an_image_is_built_before_anything_is_set(tmp_path: Path, site: str, command: str) -> None:
     result = run(tmp_path, site, command)
     assert (result.returncode, result.stderr) == (0, "")
 
 
-@each_site
-def test_check_fails_in_clear_lines_where_nothing_is_set(tmp_path: Path, site: str) -> None:
-    result = run(tmp_path, site, "check")
+def test_check_fails_in_clear_lines_where_nothing_is_set(tmp_path: Path) -> None:
+    result = run(tmp_path, WITH_URLS, "check")
     assert result.returncode == 1
     for name in ("CLIENT_ID", "CLIENT_SECRET", "ENCRYPTION_KEYS"):
         line = f"?: (ilert_oauth.E001) ILERT_OAUTH_{name} is not set.\n\tHINT: "
         assert line in result.stderr
     assert "Traceback" not in result.stderr
-
-
-def test_only_check_deploy_warns_of_what_development_may_do(tmp_path: Path) -> None:
-    site = WITH_URLS + (
-        "ILERT_OAUTH_API_URL = 'http://127.0.0.1:8001'\n"
-        "ILERT_OAUTH_CLIENT_ID = ILERT_OAUTH_CLIENT_SECRET = 'x'\n"
-        f"ILERT_OAUTH_ENCRYPTION_KEYS = [{KEY!r}]\n"
-    )
-    assert "ilert_oauth." not in run(tmp_path, site, "check").stderr
-    assert "(ilert_oauth.W001)" in run(tmp_path, site, "check --deploy").stderr
 
 
 def run(tmp_path: Path, site: str, command: str) -> subprocess.CompletedProcess[str]:

@@ -183,7 +183,7 @@ def test_no_password_from_netrc_is_added(
 
 
 @each_call
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("status", [302, 307])
 def test_a_redirect_is_not_followed(answering: Answering, call: Call, status: int) -> None:
     transport = answering({}, status, Location=f"{API_URL}/elsewhere")
     assert unavailable(call).code == "unusable_answer"
@@ -486,7 +486,7 @@ def test_an_error_told_with_status_200_ends_no_grant(answering: Answering) -> No
     assert unavailable().code == "unusable_answer"
 
 
-@each_call
+@pytest.mark.parametrize("call", [CALLS["refresh"], CALLS["current_user"]])
 @pytest.mark.parametrize("status", [200, 307])
 def test_ten_megabytes_are_not_read_to_their_end(
     answering: Answering, call: Call, status: int
@@ -499,7 +499,7 @@ def test_ten_megabytes_are_not_read_to_their_end(
 
 @pytest.mark.parametrize("status", [200, 307])
 def test_a_gzip_bomb_is_not_unpacked_to_its_end(answering: Answering, status: int) -> None:
-    bomb = gzip.compress(b" " * 60_000_000, compresslevel=9)
+    bomb = gzip.compress(b" " * 40_000_000, compresslevel=9)
     transport = answering(bomb, status, Content_Encoding="gzip", Location="/")
     assert unavailable().code == "unusable_answer"
     assert 0 < transport.body.taken < len(bomb) / 2
@@ -568,25 +568,33 @@ def test_trouble_at_ilert_is_transient(answering: Answering, code: str, status: 
     assert unavailable().code == "server_error"
 
 
-@each_call
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
 @pytest.mark.parametrize("body", [b"<h1>Bad gateway", b"", b'{"code": "invalid_grant"}'])
 def test_a_5xx_is_transient_whatever_it_says(
-    answering: Answering, call: Call, status: int, body: bytes
+    answering: Answering, status: int, body: bytes
 ) -> None:
     answering(body, status)
-    assert unavailable(call).code == "server_error"
+    assert unavailable().code == "server_error"
 
 
 @each_call
+def test_a_5xx_is_transient_whatever_was_asked(answering: Answering, call: Call) -> None:
+    answering(b"<h1>Bad gateway", 502)
+    assert unavailable(call).code == "server_error"
+
+
 @pytest.mark.parametrize(
     "body", [b"<h1>Forbidden", b"", b"[]", b"{}", b'{"error": {"code": "invalid_grant"}}']
 )
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-def test_a_4xx_without_a_code_is_transient(
-    answering: Answering, call: Call, status: int, body: bytes
-) -> None:
+def test_a_4xx_without_a_code_is_transient(answering: Answering, status: int, body: bytes) -> None:
     answering(body, status)
+    assert unavailable().code == "unusable_answer"
+
+
+@each_call
+def test_a_403_page_is_transient_whatever_was_asked(answering: Answering, call: Call) -> None:
+    answering(b"<h1>Forbidden", 403)
     assert unavailable(call).code == "unusable_answer"
 
 
@@ -712,6 +720,8 @@ def test_an_unknown_host_is_transient() -> None:
 def test_answers_do_not_show_their_tokens(answering: Answering) -> None:
     answering(seed.TOKEN_ANSWER)
     answer = refresh()
+    assert "access_token=" not in repr(answer)
+    assert "refresh_token=" not in repr(answer)
     assert not [secret for secret in SECRETS if secret in f"{answer!r} {answer} {vars(answer)}"]
 
 
@@ -737,7 +747,7 @@ def test_an_error_and_its_frames_show_no_secret(
     assert_shows_no_secret(lambda: ask(call))
 
 
-@each_call
+@pytest.mark.parametrize("call", [CALLS["exchange_code"], CALLS["current_user"]])
 @pytest.mark.parametrize("broken", [hang, reset_in_the_body], indirect=True)
 def test_an_error_of_the_wire_and_its_frames_show_no_secret(broken: RawServer, call: Call) -> None:
     url = broken.url

@@ -171,7 +171,7 @@ def test_a_ciphertext_copied_to_another_row_does_not_open_there(make: Make) -> N
 def test_one_bad_row_never_breaks_a_list(make: Make, name: str) -> None:
     bad, good = make(**{f"{name}_ciphertext": "not Fernet"}), make(username="ada")
     ConnectedAccount.objects.filter(pk=bad.pk).update(**{f"{name}_ciphertext": "not Fernet"})
-    listed = {account.pk: account for account in ConnectedAccount.objects.all()}
+    listed = {account.pk: account for account in ConnectedAccount.objects.order_by("pk")}
     assert [str(account) for account in listed.values()] == ["grace @ acme", "ada @ acme"]
     assert getattr(listed[good.pk], name) in (ACCESS, REFRESH)
     with pytest.raises(TokenDecryptionError) as caught:
@@ -370,3 +370,23 @@ def test_a_pending_revocation_that_cannot_be_read_raises(pending: PendingRevocat
     pending.username = "mallory"
     with pytest.raises(TokenDecryptionError):
         _ = pending.refresh_token
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        ({}, "connected"),
+        ({"status": "reconnect_required", "reason": "expired"}, None),
+        ({"access_token": "", "refresh_token": "", "status": "disconnected"}, "disconnected"),
+    ],
+)
+def test_the_status_is_told_in_words(make: Make, columns: dict[str, str], text: str | None) -> None:
+    expected = text or "needs reconnecting: access has run out"
+    assert str(make(**columns).status_text) == expected
+
+
+def test_tokens_that_no_key_opens_are_told_before_any_status(make: Make, settings: Any) -> None:
+    account = make()
+    settings.ILERT_OAUTH_ENCRYPTION_KEYS = ["n9SOr2BMbgmqLgR6nhSKYh2Y9XRyNfl_C_kC-sWmSRE="]
+    assert not account.is_readable
+    assert str(account.status_text) == "cannot be read: reconnect"

@@ -1,34 +1,58 @@
 from __future__ import annotations
 
+import json
+import os
+import pty
 import re
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+import tty
+import weakref
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from io import StringIO
+from pathlib import Path
+from signal import SIGINT, SIGKILL, SIGTERM
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection, connections
+from django.db.models import F
+from django.db.models.signals import post_init
 from django.utils import timezone
 
 from django_ilert_oauth import flows
+from django_ilert_oauth.flows import batches
+from django_ilert_oauth.flows.lease import lease_seconds
 from django_ilert_oauth.management.commands.refresh_ilert_tokens import duration
-from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Status
+from django_ilert_oauth.models import ConnectedAccount, DatabaseTime, PendingRevocation, Status
 from ilert_standin import StandIn
 from ilert_standin.faults import Fault
 from tests.conftest import AccountFactory
+from tests.door import Door, door_before
+
+REPOSITORY = Path(__file__).parent.parent
 
 
 class Run:
-    """What the command did: its output, its errors and whether it failed."""
+    """What the command did: its output, its errors, and how it failed and with which exit code."""
 
     def __init__(self, *options: str) -> None:
         out, err = StringIO(), StringIO()
-        self.failure = ""
+        self.failure, self.code = "", 0
         try:
             call_command("refresh_ilert_tokens", *options, stdout=out, stderr=err)
         except CommandError as error:
-            self.failure = str(error)
+            self.failure, self.code = str(error), error.returncode
         self.out, self.err = out.getvalue(), err.getvalue()
 
     @property
@@ -67,20 +91,23 @@ def people(make_account: AccountFactory) -> Callable[..., list[ConnectedAccount]
 @pytest.mark.parametrize(
     ("columns", "is_due"),
     [
-        (due_in(minutes=-1), True),
-        (due_in(minutes=14), True),
-        (due_in(minutes=16), False),
-        ({"access_token_expires_at": None}, True),
-        ({"refresh_token_expires_at": timezone.now() + timedelta(days=6)}, True),
-        ({"refresh_token_expires_at": timezone.now() + timedelta(days=8)}, False),
-        ({**due_in(minutes=5), "status": Status.DISCONNECTED}, False),
-        ({**due_in(minutes=5), "status": Status.RECONNECT_REQUIRED}, False),
+        (lambda: due_in(minutes=-1), True),
+        (lambda: due_in(minutes=14), True),
+        (lambda: due_in(minutes=16), False),
+        (lambda: {"access_token_expires_at": None}, True),
+        (lambda: {"refresh_token_expires_at": timezone.now() + timedelta(days=6)}, True),
+        (lambda: {"refresh_token_expires_at": timezone.now() + timedelta(days=8)}, False),
+        (lambda: {**due_in(minutes=5), "status": Status.DISCONNECTED}, False),
+        (lambda: {**due_in(minutes=5), "status": Status.RECONNECT_REQUIRED}, False),
     ],
 )
 def test_what_is_due_is_renewed(
-    make_account: AccountFactory, ilert: StandIn, columns: dict[str, Any], is_due: bool
+    make_account: AccountFactory,
+    ilert: StandIn,
+    columns: Callable[[], dict[str, Any]],
+    is_due: bool,
 ) -> None:
-    account = make_account(**columns)
+    account = make_account(**columns())
     run = Run()
     assert run.counts == (int(is_due), 0, 0, 0, 0)
     assert run.failure == ""
@@ -139,7 +166,20 @@ def test_anything_else_is_no_duration(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["--within=soon", "--limit=many", "--limit=-1", "--account=grace", "--nonsense"]
+    "option",
+    [
+        "--within=soon",
+        "--limit=many",
+        "--limit=-1",
+        "--account=grace",
+        "--concurrency=0",
+        "--concurrency=-1",
+        "--concurrency=many",
+        "--per-minute=-1",
+        "--per-minute=1.5",
+        "--per-minute=fast",
+        "--nonsense",
+    ],
 )
 def test_a_bad_option_is_named_and_nothing_is_renewed(
     people: Callable[..., Any], ilert: StandIn, option: str
@@ -316,7 +356,7 @@ def test_a_grant_that_cannot_be_ended_yet_is_a_failure_and_is_kept(
     assert Run().counts == (0, 0, 0, 1, 0)
 
 
-@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--json"]])
 def test_the_output_and_the_log_hold_no_secret(
     people: Callable[..., list[ConnectedAccount]],
     ilert: StandIn,
@@ -345,3 +385,458 @@ def secrets_of(account: ConnectedAccount) -> list[str]:
         account.access_token_ciphertext,
         account.refresh_token_ciphertext,
     ]
+
+
+@pytest.fixture
+def door(ilert: StandIn, settings: Any) -> Iterator[Door]:
+    with door_before(ilert, settings) as door:
+        yield door
+
+
+# Speed
+
+
+@pytest.mark.django_db(transaction=True)
+def test_concurrency_is_how_many_requests_are_under_way(
+    people: Callable[..., Any], door: Door
+) -> None:
+    together = threading.Barrier(3, timeout=20)
+    door.on_arrival = lambda count: together.wait()
+    people(6)
+    assert Run("--concurrency=3", "--per-minute=0").counts[0] == 6
+    assert door.most_inside == 3
+
+
+def test_per_minute_is_the_pace(people: Callable[..., Any], door: Door) -> None:
+    people(4)
+    Run("--per-minute=600")
+    assert door.arrivals[-1] - door.arrivals[0] > 0.25
+
+
+def test_per_minute_0_lifts_the_pace(
+    people: Callable[..., Any], ilert: StandIn, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 1
+    people(3)
+    assert Run("--per-minute=0").counts[0] == 3
+
+
+# Output
+
+
+def test_json_is_one_object_with_counts_and_what_failed(
+    people: Callable[..., list[ConnectedAccount]], ilert: StandIn
+) -> None:
+    bad, _early, *_good = people(4)
+    ConnectedAccount.objects.filter(pk=_early.pk).update(refreshed_at=timezone.now())
+    code = unreadable(bad, ilert)
+    run = Run("--json")
+    told = json.loads(run.out)
+    assert 0 <= told.pop("seconds") < 60
+    assert told == {
+        "refreshed": 2,
+        "failed": 1,
+        "skipped": 1,
+        "failures": {str(bad.pk): code},
+        "stopped": "",
+        "revoked": 0,
+        "revocations_left": 0,
+    }
+    assert (run.out.count("\n"), run.err, run.code) == (1, "", 1)
+
+
+def test_away_from_a_terminal_there_is_one_line_and_no_bar(
+    people: Callable[..., Any], ilert: StandIn
+) -> None:
+    people(2)
+    run = Run()
+    assert (run.out.count("\n"), run.err) == (1, "")
+
+
+class Terminal:
+    """Keeps what is written to it."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = pty.openpty()
+        tty.setraw(self.theirs)
+        termios.tcsetwinsize(self.theirs, (24, 80))
+        self._shown = b""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        os.close(self.theirs)
+        self._reader.join()
+        os.close(self._ours)
+
+    @property
+    def shown(self) -> str:
+        """All of it, once the terminal is closed."""
+        return self._shown.decode()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # raised on Linux once nobody can write any more
+            while text := os.read(self._ours, 4096):
+                self._shown += text
+
+
+def shown_on_terminal(*options: str) -> str:
+    """What a terminal gets on its standard error."""
+    with (
+        Terminal() as terminal,
+        os.fdopen(terminal.theirs, "w", closefd=False) as stderr,
+        suppress(CommandError),
+    ):
+        call_command("refresh_ilert_tokens", *options, stdout=StringIO(), stderr=stderr)
+    return terminal.shown
+
+
+@pytest.fixture
+def slow(door: Door) -> Door:
+    """tqdm draws ten times a second."""
+    door.on_arrival = lambda count: time.sleep(0.15)
+    return door
+
+
+def test_a_terminal_shows_a_bar_with_done_failed_rate_and_time_left(
+    people: Callable[..., list[ConnectedAccount]], slow: Door
+) -> None:
+    refused(people(4)[0], slow.standin)
+    shown = shown_on_terminal()
+    rate = r"[\d.]+(account/s|s/account)"
+    assert re.search(rf"50%.* 2/4 \[00:0\d<00:0\d, +{rate}, failed=1\]", shown), shown
+    assert re.search(r"100%.* 4/4 ", shown)
+
+
+def test_the_bar_is_drawn_on_one_line(people: Callable[..., Any], slow: Door) -> None:
+    people(4)
+    shown = shown_on_terminal()
+    assert shown.count("\r") > 2
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [["--json"], ["--dry-run"]])
+def test_a_terminal_shows_no_bar_where_it_would_be_in_the_way(
+    people: Callable[..., Any], ilert: StandIn, options: list[str]
+) -> None:
+    people(2)
+    assert shown_on_terminal(*options) == ""
+
+
+def test_a_dry_run_streams(people: Callable[..., Any], ilert: StandIn) -> None:
+    account = people(1)[0]
+    copies = [
+        ConnectedAccount(user=account.user, username=f"copy-{number}", tenant_id="acme")
+        for number in range(300)
+    ]
+    ConnectedAccount.objects.bulk_create(copies)
+    alive: set[int] = set()
+    counts: list[int] = []
+
+    def born(instance: ConnectedAccount, **kwargs: Any) -> None:
+        alive.add(id(instance))
+        counts.append(len(alive))
+        weakref.finalize(instance, alive.discard, id(instance))
+
+    post_init.connect(born, sender=ConnectedAccount)
+    try:
+        assert "301 to be renewed" in Run("--dry-run").out
+    finally:
+        post_init.disconnect(born, sender=ConnectedAccount)
+    assert len(counts) == 301
+    assert max(counts) < 100
+
+
+# Exit codes
+
+
+def test_success_is_0(people: Callable[..., Any], ilert: StandIn) -> None:
+    people(1)
+    assert Run().code == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_something_failed_is_1(
+    people: Callable[..., list[ConnectedAccount]], ilert: StandIn, options: list[str]
+) -> None:
+    refused(people(2)[0], ilert)
+    assert Run(*options).code == 1
+
+
+def test_a_grant_left_to_be_ended_is_1(account: ConnectedAccount, ilert: StandIn) -> None:
+    flows.disconnect(account)
+    ilert.add_fault("revoke", Fault(503))
+    assert Run().code == 1
+
+
+def test_wrong_credentials_are_2_and_say_what_to_check(
+    people: Callable[..., Any], ilert: StandIn, settings: Any
+) -> None:
+    people(12)
+    settings.ILERT_OAUTH_CLIENT_SECRET = "wrong"
+    run = Run("--per-minute=0")
+    assert run.code == 2
+    assert "ILERT_OAUTH_CLIENT_ID" in run.failure
+    assert "ILERT_OAUTH_CLIENT_SECRET" in run.failure
+    assert "nothing was marked" in run.failure
+    assert ConnectedAccount.objects.connected().count() == 12
+
+
+def test_an_outage_is_2_and_says_that_the_tokens_are_kept(
+    people: Callable[..., Any], ilert: StandIn
+) -> None:
+    people(12)
+    ilert.add_fault("token", Fault(drop=True), times=None)
+    run = Run("--per-minute=0")
+    assert run.code == 2
+    assert "tokens are kept" in run.failure
+
+
+@pytest.mark.parametrize("stopped", ["credentials", "outage"])
+def test_json_says_why_a_run_stopped_early(
+    people: Callable[..., Any], ilert: StandIn, settings: Any, stopped: str
+) -> None:
+    people(12)
+    if stopped == "outage":
+        ilert.add_fault("token", Fault(drop=True), times=None)
+    settings.ILERT_OAUTH_CLIENT_SECRET = "wrong"
+    run = Run("--per-minute=0", "--json")
+    told = json.loads(run.out)
+    assert (told["stopped"], told["refreshed"], told["failed"]) == (stopped, 0, 10)
+    assert (run.err, run.code) == ("", 2)
+
+
+def test_a_run_that_stopped_early_leaves_grants_to_be_ended_to_the_next(
+    people: Callable[..., list[ConnectedAccount]], ilert: StandIn
+) -> None:
+    flows.disconnect(people(12)[0])
+    ilert.add_fault("token", Fault(drop=True), times=None)
+    Run("--per-minute=0")
+    assert PendingRevocation.objects.count() == 1
+
+
+# Signals
+
+
+@pytest.fixture
+def spared() -> Iterator[None]:
+    """Handlers of ours, so that a signal that the command leaves alone ends nothing."""
+    before = {number: signal.signal(number, ignore) for number in (SIGINT, SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def ignore(number: int, frame: object) -> None:
+    pass
+
+
+def strike(number: int) -> None:
+    """Leaves the command a moment to take it in."""
+    os.kill(os.getpid(), number)
+    time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("spared")
+@pytest.mark.parametrize(("number", "code"), [(SIGINT, 130), (SIGTERM, 143)])
+def test_a_signal_ends_the_command_with_its_own_code_and_no_longer_than_it_runs(
+    people: Callable[..., Any], door: Door, number: int, code: int
+) -> None:
+    door.on_arrival = lambda count: strike(number)
+    people(3)
+    run = Run("--per-minute=0")
+    assert (run.out, run.code) == ("1 renewed, 0 failed, 0 skipped.\n", code)
+    assert signal.getsignal(number) is ignore
+
+
+@pytest.mark.usefixtures("spared")
+def test_a_signal_leaves_grants_to_be_ended_to_the_next_run(
+    people: Callable[..., list[ConnectedAccount]], door: Door
+) -> None:
+    for account in people(4):
+        flows.disconnect(account)
+    door.on_arrival = lambda count: strike(SIGTERM)
+    run = Run()
+    assert run.code == 143
+    assert len(door.arrivals) == 1
+    assert PendingRevocation.objects.count() == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_command_runs_outside_the_main_thread(
+    people: Callable[..., Any], ilert: StandIn
+) -> None:
+    def work() -> None:
+        try:
+            runs.append(Run())
+        finally:
+            connections.close_all()
+
+    runs: list[Run] = []
+    people(2)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert [run.counts for run in runs] == [(2, 0, 0, 0, 0)]
+
+
+# Processes
+
+
+class Process:
+    """The command in a process of its own, on the database of the tests."""
+
+    def __init__(self, folder: Path, *options: str, stderr: int = subprocess.PIPE) -> None:
+        command = [sys.executable, "-W", "error", "-m", "django", "refresh_ilert_tokens", *options]
+        path = os.pathsep.join([str(folder), str(REPOSITORY), str(REPOSITORY / "example_project")])
+        self._process = subprocess.Popen(
+            command,
+            env={**os.environ, "PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": "process_settings"},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def end(self) -> tuple[int, str, str]:
+        """Its exit code, output and errors."""
+        try:
+            out, err = self._process.communicate(timeout=60)
+        finally:
+            self._process.kill()
+            self._process.wait()
+        return self._process.returncode, out, err
+
+
+@pytest.fixture
+def start(ilert: StandIn, settings: Any, tmp_path: Path) -> Callable[..., Process]:
+    lines = [
+        "from tests.settings import *",
+        f"DATABASES['default']['NAME'] = {str(connection.settings_dict['NAME'])!r}",
+        f"ILERT_OAUTH_API_URL = {settings.ILERT_OAUTH_API_URL!r}",
+        "ILERT_OAUTH_TIMEOUT = (2, 10)",
+        "if 'folder' in globals(): folder.cleanup()",
+    ]
+    (tmp_path / "process_settings.py").write_text("\n".join(lines) + "\n")
+    settings.ILERT_OAUTH_TIMEOUT = (2, 10)
+    ilert.options.requests_per_minute = 0
+    return partial(Process, tmp_path, "--per-minute=0")
+
+
+def wait_for_requests(ilert: StandIn, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while len(ilert.token_requests) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def renewed_accounts() -> int:
+    return ConnectedAccount.objects.exclude(refreshed_at=None).count()
+
+
+def held_leases() -> int:
+    return ConnectedAccount.objects.exclude(lease_id="").count()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("number", "code"), [(SIGINT, 130), (SIGTERM, 143)])
+def test_a_process_that_is_told_to_end_writes_what_is_under_way_and_says_so(
+    people: Callable[..., Any],
+    ilert: StandIn,
+    start: Callable[..., Process],
+    number: int,
+    code: int,
+) -> None:
+    people(40)
+    ilert.options.latency = 0.5
+    ilert.options.rotate = True
+    process = start("--concurrency=2")
+    wait_for_requests(ilert, 3)
+    process.send(number)
+    returned, out, err = process.end()
+    count = len(ilert.token_requests)
+    assert returned == code, err
+    assert out == f"{count} renewed, 0 failed, 0 skipped.\n"
+    assert err == "CommandError: Stopped by a signal.\n"
+    assert renewed_accounts() == count < 40
+    assert held_leases() == 0
+    live = ConnectedAccount.objects.values_list("username", flat=True)
+    assert {ilert.live_refresh_tokens("acme", name) for name in live} == {1}
+    ilert.options.latency = 0
+    assert Run("--per-minute=0").counts[:2] == (40 - count, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_that_is_killed_loses_at_most_the_requests_under_way(
+    people: Callable[..., Any], ilert: StandIn, start: Callable[..., Process]
+) -> None:
+    people(8)
+    ilert.options.latency = 0.3
+    process = start("--concurrency=2")
+    wait_for_requests(ilert, 5)
+    process.send(SIGKILL)
+    process.end()
+    begun, kept = len(ilert.token_requests), renewed_accounts()
+    assert begun - 2 <= kept < 8
+    assert Run("--per-minute=0").counts[:3] == (0, 0, 8 - kept)
+    left_to_lapse = ConnectedAccount.objects.exclude(lease_id="")
+    seconds = [left / 1000 for left in left_to_lapse.values_list(lease_left(), flat=True)]
+    assert len(seconds) == 8 - kept
+    assert max(seconds) <= batches.SECONDS + lease_seconds()
+    left_to_lapse.update(lease_ends_ms=DatabaseTime())
+    ilert.options.latency = 0
+    run = Run("--per-minute=0")
+    assert (run.counts[:3], run.code) == ((8 - kept, 0, 0), 0)
+    assert renewed_accounts() == 8
+
+
+def lease_left() -> Any:
+    return F("lease_ends_ms") - DatabaseTime()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_processes_side_by_side_renew_each_account_once(
+    people: Callable[..., Any], ilert: StandIn, start: Callable[..., Process]
+) -> None:
+    people(60)
+    ilert.options.latency = 0.02
+    ilert.options.rotate = True
+    ends = [process.end() for process in [start("--json") for _ in range(3)]]
+    told = [json.loads(out) for _, out, _ in ends]
+    assert [(code, err) for code, _, err in ends] == [(0, "")] * 3
+    assert sum(one["refreshed"] for one in told) == renewed_accounts() == 60
+    asked = Counter(made.form["refresh_token"] for made in ilert.token_requests)
+    assert (len(asked), set(asked.values())) == (60, {1})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_that_fails_prints_no_traceback_and_no_secret(
+    people: Callable[..., list[ConnectedAccount]], ilert: StandIn, start: Callable[..., Process]
+) -> None:
+    accounts = people(3)
+    refused(accounts[0], ilert)
+    unreadable(accounts[1], ilert)
+    code, out, err = start("--json").end()
+    assert code == 1
+    assert json.loads(out)["failed"] == 2
+    assert "Traceback" not in err
+    secrets = [text for account in accounts[::2] for text in secrets_of(account)]
+    assert [text for text in [*secrets, "the-client-secret"] if text in out + err] == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_on_a_terminal_draws_a_plain_bar_on_one_line(
+    people: Callable[..., Any], ilert: StandIn, start: Callable[..., Process]
+) -> None:
+    people(3)
+    with Terminal() as terminal:
+        code, out, _ = start(stderr=terminal.theirs).end()
+    assert (code, out.count("\n")) == (0, 1)
+    assert "3/3" in terminal.shown
+    assert "\x1b[" not in terminal.shown
+    assert terminal.shown.count("\n") == 1

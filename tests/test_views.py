@@ -922,7 +922,7 @@ def test_the_accounts_page_shows_what_is_known_of_each_account(
     assert "See, create and edit alert sources" in page
     assert "brand_new" in page
     assert "needs reconnecting: access was revoked at ilert" in page
-    assert "disconnected: disconnected by the user" in page
+    assert "disconnected: by the user" in page
     assert b"Grace &lt;b&gt;Demo" in response.content
 
 
@@ -1018,3 +1018,12 @@ def test_a_site_without_messages_can_connect_and_disconnect(browser: Client, con
 @pytest.mark.usefixtures("without_messages")
 def test_a_site_without_messages_survives_a_deny(browser: Client, connect: Walk) -> None:
     assert "Go to ilert" in landing(browser, connect(allow=False))
+
+
+def test_a_row_whose_key_is_lost_asks_for_a_reconnect(
+    browser: Client, account: ConnectedAccount, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_ENCRYPTION_KEYS = ["n9SOr2BMbgmqLgR6nhSKYh2Y9XRyNfl_C_kC-sWmSRE="]
+    page = browser.get("/ilert/").content.decode()
+    assert "cannot be read: reconnect" in page
+    assert "Reconnect</button>" in page

@@ -5,10 +5,12 @@ from .check import check
 from .connect import finish_connect, start_connect
 from .disconnect import RevocationResult, disconnect, revoke_pending
 from .refresh import get_access_token, refresh
+from .rotate import RotationResult, rotate_keys
 
 __all__ = [
     "BulkResult",
     "RevocationResult",
+    "RotationResult",
     "check",
     "disconnect",
     "finish_connect",
@@ -16,5 +18,6 @@ __all__ = [
     "refresh",
     "refresh_many",
     "revoke_pending",
+    "rotate_keys",
     "start_connect",
 ]

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from django.db import router, transaction
+from django.db import connections, router, transaction
 from django.dispatch import Signal
 from django.utils import timezone
 
@@ -42,22 +42,35 @@ def require_same_ilert(account: ConnectedAccount) -> None:
         )
 
 
-def announce(signal: Signal, account: ConnectedAccount, **facts: Any) -> None:
-    """Sends the signal after the commit; at once where no transaction is open."""
+def announce(
+    signal: Signal, account: ConnectedAccount, *, at_once: bool = False, **facts: Any
+) -> None:
+    """Sends the signal after the commit; at once for what was committed apart.
+
+    At once, too, where the caller commits by hand: Django knows no hook for that.
+    """
     send = partial(signal.send_robust, sender=ConnectedAccount, account=account, **facts)
-    transaction.on_commit(send, using=database(), robust=True)
+    connection = connections[database()]
+    if at_once or not (connection.in_atomic_block or connection.get_autocommit()):
+        send()
+    else:
+        transaction.on_commit(send, using=connection.alias, robust=True)
 
 
-def take_tokens(account: ConnectedAccount, tokens: TokenAnswer) -> None:
-    """Merges: an answer without refresh token or scope leaves what the account has."""
+def take_tokens(account: ConnectedAccount, tokens: TokenAnswer) -> list[str]:
+    """The columns set: an answer without refresh token or scope leaves what the account has."""
     now = timezone.now()
+    columns = ["access_token_ciphertext", "access_token_expires_at"]
     account.access_token = tokens.access_token
     account.access_token_expires_at = _later(now, tokens.expires_in)
     if tokens.refresh_token:
+        columns += ["refresh_token_ciphertext", "refresh_token_expires_at"]
         account.refresh_token = tokens.refresh_token
         account.refresh_token_expires_at = _later(now, tokens.refresh_token_expires_in)
     if tokens.scope:
+        columns.append("granted_scope")
         account.granted_scope = tokens.scope
+    return columns
 
 
 def _later(now: datetime, seconds: int | None) -> datetime | None:

@@ -7,7 +7,7 @@ from django_ilert_oauth.exceptions import IlertRejectedError
 from django_ilert_oauth.models import ConnectedAccount
 
 from .base import account_rows, open_client
-from .refresh import get_access_token, renew
+from .refresh import get_access_token, refresh
 
 
 def check(account: ConnectedAccount) -> ConnectedAccount:
@@ -19,7 +19,7 @@ def check(account: ConnectedAccount) -> ConnectedAccount:
     """
     info = _ask(account)
     if not info.active:
-        renew(account, unless=lambda _: False)
+        refresh(account, force=True)
         info = _ask(account)
     if not info.active:
         raise IlertRejectedError("ilert calls a new token inactive.", code="inactive_token")

@@ -215,7 +215,8 @@ def _mark_connected(account: ConnectedAccount, user: CurrentUser | None) -> None
     account.reason = ""
     account.status_changed_at = account.connected_at = now
     account.refreshed_at = account.last_error_at = None
-    account.last_error = ""
+    account.last_error = account.lease_id = ""
+    account.lease_ends_ms = 0
     if user is not None:
         account.ilert_user_id = user.id
         account.display_name = user.display_name

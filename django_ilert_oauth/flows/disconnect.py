@@ -8,6 +8,7 @@ is left.
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -89,10 +90,12 @@ def keep_for_revocation(account: ConnectedAccount, *, unless: str = "") -> None:
     transaction.on_commit(partial(_revoke_unless_down, pending), using=database(), robust=True)
 
 
-def revoke_pending() -> RevocationResult:
-    """Sends what is left; stops at the first sign that ilert is down."""
+def revoke_pending(*, stop: threading.Event | None = None) -> RevocationResult:
+    """Sends what is left, until ``stop`` is set or the first sign that ilert is down."""
     revoked = 0
     for pending in _pending().order_by("pk"):
+        if stop is not None and stop.is_set():
+            break
         error = _revoke(pending)
         revoked += error is None
         if isinstance(error, IlertUnavailableError):

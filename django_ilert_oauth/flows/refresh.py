@@ -1,47 +1,32 @@
 """Keeping tokens fresh without ever losing one.
 
-The answer is written only over the refresh token that was sent (compare and swap), so a late
-writer never overwrites newer tokens and a loser's ``invalid_grant`` never harms the winner. No
-transaction is opened here around a request.
+One caller wins the lease of an account, asks ilert and writes the answer; the others wait for the
+row to change and use what is stored. The answer is written only under the lease and over the
+refresh token that was sent (compare and swap). No transaction is opened around a request.
 """
 
 from __future__ import annotations
 
-import logging
+import random
+import time
 from collections.abc import Callable
-from datetime import timedelta
+from contextlib import nullcontext
+from datetime import datetime, timedelta
 
-from django.utils import timezone
+from django.db.models import Q
 
-from django_ilert_oauth.client import TokenAnswer
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import (
-    IlertOAuthError,
     IlertRejectedError,
     IlertUnavailableError,
     ReconnectRequiredError,
 )
-from django_ilert_oauth.models import ConnectedAccount, Reason, Status
-from django_ilert_oauth.signals import account_refresh_failed, account_refreshed, account_revoked
+from django_ilert_oauth.models import ConnectedAccount, DatabaseTime, Status
 
-from .base import account_rows, announce, database, open_client, require_same_ilert, take_tokens
-
-logger = logging.getLogger(__name__)
-
-#: What other processes may have changed since the account was read.
-GRANT_COLUMNS = [
-    "granted_scope",
-    "access_token_ciphertext",
-    "refresh_token_ciphertext",
-    "access_token_expires_at",
-    "refresh_token_expires_at",
-    "status",
-    "reason",
-    "status_changed_at",
-    "refreshed_at",
-    "last_error",
-    "last_error_at",
-]
+from .apart import Side, committing_apart, must_commit_apart
+from .base import account_rows, require_same_ilert
+from .lease import lease_seconds, take_lease
+from .renewal import GRANT_COLUMNS, Outcome, use_lease
 
 
 def get_access_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> str:
@@ -71,115 +56,109 @@ def refresh(account: ConnectedAccount, *, force: bool = False) -> ConnectedAccou
     leaves the stored tokens as they were.
     """
     require_same_ilert(account)
-    renew(account, unless=lambda a: not force and is_too_early(a))
+    if force:
+        _reread(account)
+        before = account.access_token_ciphertext
+        renew(account, unless=lambda a: a.access_token_ciphertext != before)
+    else:
+        renew(account, unless=is_too_early)
     return account
 
 
-def renew(
-    account: ConnectedAccount,
-    *,
-    unless: Callable[[ConnectedAccount], bool],
-    retry_reconnect_required: bool = False,
-) -> bool:
-    """Whether this call renewed the account; not where the re-read row shows it is needless."""
-    _reread(account)
-    _require_grant(account, retry_reconnect_required=retry_reconnect_required)
-    if unless(account):
-        return False
-    sent = account.refresh_token_ciphertext
-    tokens = _ask(account)
-    if isinstance(tokens, TokenAnswer):
-        return _keep(account, sent, tokens)
-    if isinstance(tokens, IlertRejectedError) and tokens.code == "invalid_grant":
-        return _end_grant(account, sent, tokens)
-    _note_failure(account, sent, tokens)
-    raise tokens
+def renew(account: ConnectedAccount, *, unless: Callable[[ConnectedAccount], bool]) -> bool:
+    """Whether this call renewed the account; not where another one did, or it is needless."""
+    in_transaction = must_commit_apart()
+    wait = _Wait()
+    # A second connection is opened only where a look at the row says that the lease is free.
+    look_first = in_transaction or account.status != Status.CONNECTED
+    leased = _reread(account) if look_first else False
+    while True:
+        require_grant(account)
+        if unless(account):
+            return False
+        if leased:
+            wait.before_next_look()
+            leased = _reread(account)
+        else:
+            outcome, leased = _refresh_under_lease(account, in_transaction)
+            if outcome is not None:
+                return _conclude(account, outcome)
+            wait.before_next_look()
+        wait.note(account, leased)
 
 
 def is_too_early(account: ConnectedAccount) -> bool:
     return account.was_refreshed_within(conf.min_refresh_interval)
 
 
-def _reread(account: ConnectedAccount) -> None:
-    try:
-        account.refresh_from_db(using=database(), fields=GRANT_COLUMNS)
-    except ConnectedAccount.DoesNotExist:
-        deleted = True
-    else:
-        deleted = False
-    if deleted:
-        raise ReconnectRequiredError("The account was deleted; the user has to connect again.")
-
-
-def _require_grant(account: ConnectedAccount, *, retry_reconnect_required: bool = False) -> None:
-    retried = retry_reconnect_required and account.needs_reconnect
-    if account.status != Status.CONNECTED and not retried:
+def require_grant(account: ConnectedAccount) -> None:
+    if account.status != Status.CONNECTED:
         raise ReconnectRequiredError("Access has ended; the user has to reconnect the account.")
 
 
-def _ask(account: ConnectedAccount) -> TokenAnswer | IlertOAuthError:
-    if not account.refresh_token_ciphertext:
-        code = "no_refresh_token" if account.is_fresh() else "invalid_grant"
-        return IlertRejectedError("The account has no refresh token.", code=code)
-    try:
-        with open_client() as client:
-            return client.refresh(account.refresh_token)
-    except IlertOAuthError as error:
-        return error.with_traceback(None)
+class _Wait:
+    """For the caller that holds the lease; a little longer than a dead one can hold it."""
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + lease_seconds() + 1
+        self._pause = 0.0
+        self._looks = 0
+        self._error_at: datetime | None = None
+
+    def before_next_look(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise IlertUnavailableError("Another process holds on to the account.", code="busy")
+        time.sleep(self._pause * random.uniform(0.5, 1))  # noqa: S311
+        self._pause = min(self._pause * 2, 0.25) or 0.02
+
+    def note(self, account: ConnectedAccount, leased: bool) -> None:
+        """Raises ``IlertUnavailableError`` where the one waited for has failed meanwhile."""
+        has_failed = account.last_error_at not in (None, self._error_at) and not leased
+        if self._looks and has_failed and account.status == Status.CONNECTED:
+            raise IlertUnavailableError(
+                "The refresh that this call waited for has failed.", code=account.last_error
+            )
+        self._looks += 1
+        self._error_at = account.last_error_at
 
 
-def _keep(account: ConnectedAccount, sent: str, tokens: TokenAnswer) -> bool:
-    take_tokens(account, tokens)
-    now = timezone.now()
-    if account.status != Status.CONNECTED:
-        account.status, account.reason, account.status_changed_at = Status.CONNECTED, "", now
-    account.refreshed_at, account.last_error, account.last_error_at = now, "", None
-    if not _store(account, sent, GRANT_COLUMNS):
-        return _settle_for_winner(account)
-    announce(account_refreshed, account)
+def _refresh_under_lease(
+    account: ConnectedAccount, in_transaction: bool
+) -> tuple[Outcome | None, bool]:
+    """The outcome and whether another caller holds the lease.
+
+    Without an outcome, or with one that another caller has beaten, the account is read anew: on the
+    connection used here, since the caller's transaction may see only what was there before.
+    """
+    with committing_apart(account) if in_transaction else nullcontext(Side.NONE) as side:
+        if side is Side.TAKEN:
+            return None, True
+        lease_id = take_lease(account)
+        outcome = use_lease(account, lease_id) if lease_id else Outcome()
+        if outcome.is_beaten:
+            return None, _reread(account)
+        outcome.at_once = side is Side.OPEN
+        return outcome, False
+
+
+def _conclude(account: ConnectedAccount, outcome: Outcome) -> bool:
+    outcome.announce(account)
+    if outcome.error is not None:
+        raise outcome.error
     return True
 
 
-def _store(account: ConnectedAccount, sent: str, columns: list[str]) -> bool:
-    values = {name: getattr(account, name) for name in columns}
-    rows = account_rows().filter(pk=account.pk, refresh_token_ciphertext=sent)
-    return rows.exclude(status=Status.DISCONNECTED).update(**values) == 1
-
-
-def _settle_for_winner(account: ConnectedAccount) -> bool:
-    _reread(account)
-    _require_grant(account)
-    return False
-
-
-def _end_grant(account: ConnectedAccount, sent: str, error: IlertRejectedError) -> bool:
-    """Marks the account, or settles for the tokens that a faster caller stored."""
-    first_time = account.status == Status.CONNECTED
-    now = timezone.now()
-    if first_time:
-        account.reason = _reason(account)
-        account.status, account.status_changed_at = Status.RECONNECT_REQUIRED, now
-    account.last_error, account.last_error_at = error.code, now
-    columns = ["status", "reason", "status_changed_at", "last_error", "last_error_at"]
-    if not _store(account, sent, columns):
-        return _settle_for_winner(account)
-    if first_time:
-        logger.warning("The grant of account %s has ended: %s", account.pk, account.reason)
-        announce(account_revoked, account, reason=account.reason, request=None)
-    raise ReconnectRequiredError(
-        "The grant has ended; the user has to reconnect the account.", status=error.status
+def _reread(account: ConnectedAccount) -> bool:
+    """Whether another caller holds the lease."""
+    row = (
+        account_rows()
+        .filter(pk=account.pk)
+        .annotate(leased=Q(lease_ends_ms__gt=DatabaseTime()))
+        .values(*GRANT_COLUMNS, "leased")
+        .first()
     )
-
-
-def _reason(account: ConnectedAccount) -> Reason:
-    ends_at = account.refresh_token_expires_at
-    has_run_out = ends_at is not None and ends_at <= timezone.now()
-    never_renewable = not account.refresh_token_ciphertext
-    return Reason.EXPIRED if has_run_out or never_renewable else Reason.REVOKED_AT_ILERT
-
-
-def _note_failure(account: ConnectedAccount, sent: str, error: IlertOAuthError) -> None:
-    account.last_error, account.last_error_at = error.code, timezone.now()
-    _store(account, sent, ["last_error", "last_error_at"])
-    logger.warning("Account %s was not refreshed: %s", account.pk, error.code)
-    announce(account_refresh_failed, account, error=error)
+    if row is None:
+        raise ReconnectRequiredError("The account was deleted; the user has to connect again.")
+    for name in GRANT_COLUMNS:
+        setattr(account, name, row[name])
+    return bool(row["leased"])

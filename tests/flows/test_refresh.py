@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import requests
 from django.contrib.auth.models import User
+from django.db import connection
 from django.utils import timezone
 from requests.adapters import HTTPAdapter
 
@@ -19,6 +21,7 @@ from django_ilert_oauth.exceptions import (
     ReconnectRequiredError,
     TokenDecryptionError,
 )
+from django_ilert_oauth.flows.lease import take_lease
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from django_ilert_oauth.signals import account_refreshed
 from ilert_standin import Fault, StandIn
@@ -406,6 +409,7 @@ def test_a_grant_without_refresh_token_ends_with_its_access_token(
     assert caught.value.code == "no_refresh_token"
     assert flows.get_access_token(account, margin=timedelta(hours=2)) == account.access_token
     ConnectedAccount.objects.update(access_token_expires_at=timezone.now())
+    account.refresh_from_db()
     with pytest.raises(ReconnectRequiredError):
         flows.refresh(account)
     assert ConnectedAccount.objects.get().reason == Reason.EXPIRED
@@ -434,3 +438,26 @@ def test_columns_that_the_caller_changed_are_left_to_the_caller(
     flows.refresh(account)
     assert account.display_name == "not saved"
     assert ConnectedAccount.objects.get().display_name == ""
+
+
+def test_an_old_failure_is_not_taken_for_that_of_the_caller_waited_for(
+    expired_account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.add_fault("token", Fault(status=500))
+    with pytest.raises(IlertUnavailableError):
+        flows.refresh(ConnectedAccount.objects.get())
+    lease_id = take_lease(ConnectedAccount.objects.get())
+    winner = threading.Timer(0.3, win_under, args=(lease_id,))
+    winner.start()
+    try:
+        assert flows.get_access_token(expired_account) == "newer-access"
+    finally:
+        winner.join()
+
+
+def win_under(lease_id: str) -> None:
+    ConnectedAccount.objects.filter(lease_id=lease_id).update(
+        last_error="", last_error_at=None, lease_id="", lease_ends_ms=0
+    )
+    store_newer_tokens()
+    connection.close()

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from django_ilert_oauth import flows
+
+
+class Command(BaseCommand):
+    help = "Encrypts stored ilert tokens anew under the first of ILERT_OAUTH_ENCRYPTION_KEYS."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--dry-run", action="store_true", help="count; write nothing")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        result = flows.rotate_keys(dry_run=options["dry_run"])
+        for name in result.unreadable:
+            self.stderr.write(f"No configured key opens the tokens of {name}.")
+        self.stdout.write(
+            f"{result.rotated} encrypted anew, {result.current} were under the first key already, "
+            f"{result.on_old_keys} on old keys, {len(result.unreadable)} cannot be read."
+        )
+        if result.unreadable:
+            raise CommandError(
+                "Put the missing key back into ILERT_OAUTH_ENCRYPTION_KEYS and run this again, "
+                "or have these users reconnect. Drop no key before."
+            )
+        if result.on_old_keys:
+            self.stdout.write("Old keys are still needed: run this again.")
+        else:
+            self.stdout.write("All but the first key may be dropped.")

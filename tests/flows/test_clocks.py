@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+import pytest
+from django.db.models import F
+from django.utils import timezone
+
+from django_ilert_oauth import flows
+from django_ilert_oauth.flows.lease import lease_seconds, take_lease
+from django_ilert_oauth.models import ConnectedAccount, DatabaseTime, Status
+from ilert_standin import StandIn
+from tests.conftest import AccountFactory
+from tests.flows.beside import at_once, copies, lapse_leases, stored_tokens
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+TWO_MINUTES = timedelta(minutes=2)
+
+either_way = pytest.mark.parametrize(
+    "wrong_by", [TWO_MINUTES, -TWO_MINUTES], ids=["ahead", "behind"]
+)
+
+
+class Clocks(threading.local):
+    """Each thread is a host whose clock is wrong by so much."""
+
+    wrong_by = timedelta(0)
+
+    @contextmanager
+    def on_a_host(self, wrong_by: timedelta) -> Iterator[None]:
+        self.wrong_by = wrong_by
+        try:
+            yield
+        finally:
+            self.wrong_by = timedelta(0)
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    clocks, right = Clocks(), timezone.now
+
+    def now() -> datetime:
+        return right() + clocks.wrong_by
+
+    monkeypatch.setattr(timezone, "now", now)
+    return clocks
+
+
+@either_way
+def test_a_lease_holds_on_a_host_whose_clock_is_wrong(
+    account: ConnectedAccount, clocks: Clocks, wrong_by: timedelta
+) -> None:
+    assert take_lease(account)
+    with clocks.on_a_host(wrong_by):
+        assert take_lease(account) == ""
+
+
+@either_way
+def test_a_lease_taken_on_a_host_whose_clock_is_wrong_lasts_no_longer_and_no_less(
+    account: ConnectedAccount, clocks: Clocks, wrong_by: timedelta
+) -> None:
+    with clocks.on_a_host(wrong_by):
+        assert take_lease(account)
+    [left] = ConnectedAccount.objects.values_list(F("lease_ends_ms") - DatabaseTime(), flat=True)
+    assert 0 <= left <= lease_seconds() * 1000
+    assert take_lease(account) == ""
+    lapse_leases()
+    assert take_lease(account)
+
+
+def test_hosts_that_disagree_make_one_request_and_get_the_same_token(
+    expired_account: ConnectedAccount, ilert: StandIn, clocks: Clocks
+) -> None:
+    ilert.options.rotate = True
+    ilert.options.latency = 0.3
+    accounts = copies(expired_account, 6)
+    ConnectedAccount.objects.update(access_token_expires_at=timezone.now() - 2 * TWO_MINUTES)
+    for each in accounts:
+        each.refresh_from_db()
+
+    def call(number: int) -> str:
+        with clocks.on_a_host((number % 3 - 1) * TWO_MINUTES):
+            return flows.get_access_token(accounts[number])
+
+    tokens = at_once(6, call)
+    assert len(ilert.token_requests) == 1
+    assert set(tokens) == {stored_tokens(expired_account)[0]}
+
+
+@either_way
+def test_hosts_that_disagree_do_not_renew_for_each_other_again_and_again(
+    expired_account: ConnectedAccount, ilert: StandIn, clocks: Clocks, wrong_by: timedelta
+) -> None:
+    flows.get_access_token(expired_account)
+    for _ in range(2):
+        with clocks.on_a_host(wrong_by):
+            flows.get_access_token(ConnectedAccount.objects.get())
+        flows.get_access_token(ConnectedAccount.objects.get())
+    assert len(ilert.token_requests) == 1
+
+
+@either_way
+def test_a_token_that_a_wrong_host_has_stored_is_not_handed_out_once_it_has_expired(
+    expired_account: ConnectedAccount, ilert: StandIn, clocks: Clocks, wrong_by: timedelta
+) -> None:
+    with clocks.on_a_host(wrong_by):
+        old = flows.get_access_token(expired_account)
+    with clocks.on_a_host(timedelta(hours=1, seconds=1)):
+        assert flows.get_access_token(ConnectedAccount.objects.get()) != old
+    assert len(ilert.token_requests) == 2
+
+
+@either_way
+def test_a_host_whose_clock_is_wrong_hands_out_no_expired_token(
+    make_account: AccountFactory, ilert: StandIn, clocks: Clocks, wrong_by: timedelta
+) -> None:
+    account = make_account(access_token_expires_at=timezone.now() - timedelta(seconds=1))
+    with clocks.on_a_host(wrong_by):
+        flows.get_access_token(account)
+    assert len(ilert.token_requests) == 1
+
+
+@either_way
+def test_a_wrong_clock_ends_no_grant(
+    make_account: AccountFactory, ilert: StandIn, clocks: Clocks, wrong_by: timedelta
+) -> None:
+    account = make_account(refresh_token_expires_at=timezone.now() + timedelta(minutes=1))
+    with clocks.on_a_host(wrong_by):
+        flows.refresh(account)
+    assert ConnectedAccount.objects.get().status == Status.CONNECTED
+    assert len(ilert.token_requests) == 1

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ilert_standin import StandIn
+
+ROOT = Path(__file__).parents[2]
+
+EACH_WAY = [
+    "get_access_token",
+    "get_access_token in a transaction",
+    "refresh",
+    "refresh by force",
+    "refresh_many",
+    "command",
+    "command for one",
+]
+
+
+@pytest.fixture(scope="module")
+def site(
+    running_standin: tuple[StandIn, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What a process of a site with two databases did, and the tokens it sent."""
+    standin, url = running_standin
+    standin.reset()
+    known = str(standin.issue_tokens("acme", "grace")["refresh_token"])
+    environment = os.environ | {
+        "DJANGO_SETTINGS_MODULE": "tests.replica_settings",
+        "REPLICA_FOLDER": str(tmp_path_factory.mktemp("databases")),
+        "REPLICA_ILERT": url,
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "tests.processes.replica_site", known]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    sent = [request.form["refresh_token"] == known for request in standin.token_requests]
+    return {"known tokens sent": sent, **json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("way", EACH_WAY)
+def test_a_refresh_never_reads_the_replica(site: dict[str, Any], way: str) -> None:
+    assert site["due"][way]["queries to the replica"] == []
+    assert site["due"][way]["is renewed"]
+
+
+@pytest.mark.parametrize("way", EACH_WAY[:4])
+def test_an_account_read_from_the_replica_has_the_new_tokens(
+    site: dict[str, Any], way: str
+) -> None:
+    assert site["due"][way]["is told"]
+
+
+def test_no_token_of_the_replica_is_sent_to_ilert(site: dict[str, Any]) -> None:
+    assert site["known tokens sent"] == [True] * len(EACH_WAY)
+
+
+def test_what_was_renewed_meanwhile_is_used_though_the_replica_has_not_heard_of_it(
+    site: dict[str, Any],
+) -> None:
+    assert site["renewed meanwhile"] == {
+        "queries to the replica": [],
+        "is renewed": False,
+        "is told": True,
+    }
