@@ -1,0 +1,117 @@
+"""Celery tasks (extra ``[celery]``): a fleet of workers keeps tokens fresh, and the pace.
+
+Let beat run ``refresh_expiring_tokens`` every minute. What is due is asked of the database each
+time, so a message is no more than a slot in which one account may make its request: one that is
+lost, late or doubled costs neither a token nor a second request, and the next run makes good.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from celery import Task, shared_task
+from django.db.models import F, Q
+from django.utils import timezone
+
+from django_ilert_oauth import flows
+from django_ilert_oauth.conf import conf
+from django_ilert_oauth.exceptions import (
+    IlertOAuthError,
+    IlertUnavailableError,
+    TokenDecryptionError,
+)
+from django_ilert_oauth.flows.base import account_rows
+from django_ilert_oauth.models import ConnectedAccountQuerySet
+
+#: How long before their expiry tokens are renewed.
+AHEAD = timedelta(minutes=15)
+#: Seconds from one run to the next.
+MINUTE = 60
+#: Seconds that a task may be late. Workers that come back begin with what piled up meanwhile: by
+#: default 100 requests, the room between our 600 a minute and ilert's 700.
+GRACE = 10
+RETRIES = 3
+#: Seconds, the longest that a ``Retry-After`` is honoured.
+LONGEST_DELAY = 300.0
+#: Longer than a retry waits: only then a run hands out an account that has failed.
+FAILURE_PAUSE = timedelta(minutes=10)
+
+
+@shared_task(ignore_result=True, expires=MINUTE)
+def refresh_expiring_tokens() -> int:
+    """Hands out the requests of one minute, evenly spread, and sends what is left to be revoked.
+
+    Those that expire first go first, so a run that overlaps another repeats its slots, and what is
+    done already makes no request. Accounts that have just failed are asked again by their own
+    tasks, once a minute at the most: a slot less for each. Returns how many were handed out.
+    """
+    pace = conf.requests_per_minute
+    slots = max(pace - _retrying(), 0) if pace else None
+    gap = MINUTE / slots if slots else 0.0
+    patience = GRACE if pace else MINUTE
+    count = 0
+    for pk in _next_pks(slots):
+        delay = count * gap
+        refresh_account.apply_async((pk,), countdown=delay, expires=delay + patience)
+        count += 1
+    flows.revoke_pending()
+    return count
+
+
+@shared_task(
+    bind=True,
+    ignore_result=True,
+    acks_late=True,
+    reject_on_worker_lost=True,
+    max_retries=RETRIES,
+)
+def refresh_account(self: Task[Any, Any], pk: Any) -> str:
+    """Renews the account if it is still due; returns a code.
+
+    Only what is transient is tried again; the flows have noted and announced the rest.
+    """
+    due = _due() if self.request.retries else _due().exclude(_failed_just_now())
+    account = due.filter(pk=pk).first()
+    if account is None:
+        return "not_due"
+    try:
+        flows.refresh(account)
+    except IlertUnavailableError as error:
+        if self.request.retries == RETRIES:
+            return error.code
+        delay = _delay(self.request.retries, error.retry_after)
+        raise self.retry(countdown=delay, expires=delay + GRACE) from None
+    except IlertOAuthError as error:
+        return error.code
+    return "refreshed"
+
+
+def _due() -> ConnectedAccountQuerySet:
+    latest = timezone.now() - conf.min_refresh_interval
+    return account_rows().expiring(within=AHEAD).exclude(refreshed_at__gt=latest)
+
+
+def _failed_just_now() -> Q:
+    return Q(last_error_at__gt=timezone.now() - FAILURE_PAUSE)
+
+
+def _retrying() -> int:
+    """At the most so many requests of retries fall into one minute; no key, no request."""
+    return _due().filter(_failed_just_now()).exclude(last_error=TokenDecryptionError.code).count()
+
+
+def _next_pks(slots: int | None) -> Iterator[Any]:
+    """Streams the keys, those that have failed before last, so that they hold up nobody."""
+    ready = _due().filter(api_url=conf.api_url).exclude(_failed_just_now()).unleased()
+    healthy_first = F("last_error_at").asc(nulls_first=True)
+    rows = ready.order_by(healthy_first, "access_token_expires_at", "pk")
+    return rows.values_list("pk", flat=True)[:slots].iterator(chunk_size=500)
+
+
+def _delay(retries: int, asked: float | None) -> float:
+    """Seconds: doubled each time, and never less than a minute."""
+    seconds = min(max(asked or 0, MINUTE * 2.0**retries), LONGEST_DELAY)
+    return seconds * random.uniform(1, 1.25)  # noqa: S311

@@ -1,0 +1,63 @@
+"""A door before the stand-in that a request passes only if its sender is still alive."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from io import BytesIO
+from threading import Event, Lock
+from typing import TYPE_CHECKING
+
+from ilert_standin import StandIn
+from ilert_standin.server import drop_connection
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+class Door:
+    """Is shut from the arrival on that ``shut_at`` counts, until ``open`` is set."""
+
+    def __init__(self, standin: StandIn) -> None:
+        self._standin = standin
+        self._lock = Lock()
+        self._arrived = 0
+        self.shut_at: int | None = None
+        self.open = Event()
+        self._waiting: list[socket.socket] = []
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def hung_up(self) -> int:
+        """So many of those that wait will never pass."""
+        return sum(map(has_hung_up, self._waiting))
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = BytesIO(body)
+        connection: socket.socket = environ["werkzeug.socket"]
+        if self._must_wait(connection):
+            self.open.wait()
+        if has_hung_up(connection):
+            drop_connection(environ)
+        return self._standin(environ, start_response)
+
+    def _must_wait(self, connection: socket.socket) -> bool:
+        with self._lock:
+            self._arrived += 1
+            is_shut = self.shut_at is not None and self._arrived >= self.shut_at
+            if is_shut and not self.open.is_set():
+                self._waiting.append(connection)
+            return is_shut
+
+
+def has_hung_up(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True

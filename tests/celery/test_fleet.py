@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from celery import Celery
+
+from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.tasks import refresh_account, refresh_expiring_tokens
+from ilert_standin import StandIn
+from tests.celery.conftest import Workers, eventually
+from tests.celery.door import Door
+from tests.celery.fleet import raw_messages
+
+MakeDue = Callable[[int], list[ConnectedAccount]]
+
+
+def left() -> int:
+    return ConnectedAccount.objects.filter(refreshed_at__isnull=True).count()
+
+
+def requests_by_account(ilert: StandIn) -> Counter[int]:
+    """Tokens are not rotated here, so each account has one refresh token for good."""
+    pks = {str(account.refresh_token): account.pk for account in ConnectedAccount.objects.all()}
+    return Counter(pks[request.form["refresh_token"]] for request in ilert.token_requests)
+
+
+def secrets_of(account: ConnectedAccount) -> list[str]:
+    return [
+        str(account.access_token),
+        str(account.refresh_token),
+        account.access_token_ciphertext,
+        account.refresh_token_ciphertext,
+    ]
+
+
+class Beat:
+    """A run every few seconds."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def tick(self) -> bool:
+        if time.monotonic() >= self._next:
+            refresh_expiring_tokens.delay()
+            self._next = time.monotonic() + 5
+        return True
+
+
+def test_a_worker_killed_midway_costs_no_account_and_no_second_request(
+    make_due: MakeDue, door: Door, workers: Workers, ilert: StandIn
+) -> None:
+    accounts = make_due(500)
+    secrets = [secret for account in accounts for secret in secrets_of(account)]
+    door.shut_at = 200
+    killed, _survivor = workers.start(), workers.start()
+    eventually(lambda: workers.log.count(" ready.") == 2, workers)
+    beat = Beat()
+    # Each process has a request under way that ilert has not seen, and none an answer to store.
+    eventually(lambda: beat.tick() and door.waiting == 4, workers)
+    workers.kill(killed)
+    eventually(lambda: door.hung_up == 2, workers)
+    assert 0 < left() < 500
+    door.open.set()
+    eventually(lambda: beat.tick() and left() == 0, workers)
+    assert requests_by_account(ilert) == {account.pk: 1 for account in accounts}
+    assert {made.status for made in ilert.token_requests} == {200}
+    secrets += [secret for a in ConnectedAccount.objects.all() for secret in secrets_of(a)]
+    said = workers.log
+    assert said.count("succeeded") > 0
+    assert [secret for secret in secrets if secret in said] == []
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_task_outlives_the_process_that_ran_it(
+    make_due: MakeDue, workers: Workers, ilert: StandIn, pool: str
+) -> None:
+    """A child of the pool dies; where it is of threads the worker does, and another takes over."""
+    [account] = make_due(1)
+    workers.order_to_die.touch()
+    refresh_account.delay(account.pk)
+    worker = workers.start(pool=pool, concurrency=1)
+    eventually(lambda: not workers.order_to_die.exists(), workers)
+    if pool == "threads":
+        worker.wait()
+        assert left() == 1
+        workers.start(pool=pool, concurrency=1)
+    eventually(lambda: left() == 0, workers)
+    assert requests_by_account(ilert) == {account.pk: 1}
+
+
+def test_the_broker_holds_the_key_of_each_due_account_and_no_secret(
+    make_due: MakeDue, app: Celery
+) -> None:
+    accounts = make_due(3)
+    refresh_expiring_tokens()
+    messages = raw_messages(app)
+    assert [json.loads(message.body)[:2] for message in messages] == [
+        [[account.pk], {}] for account in accounts
+    ]
+    raw = "".join(f"{message.body}{message.headers}{message.properties}" for message in messages)
+    secrets = [secret for account in accounts for secret in secrets_of(account)]
+    assert [secret for secret in [*secrets, "the-client-secret"] if secret in raw] == []

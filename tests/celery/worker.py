@@ -1,0 +1,32 @@
+"""What ``celery -A tests.celery.worker worker`` runs: a site whose facts come from the tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from celery.signals import task_prerun
+from django.conf import settings
+
+from tests.celery.fleet import fleet_app
+
+settings.DATABASES["default"]["NAME"] = os.environ["FLEET_DATABASE"]
+settings.ILERT_OAUTH_API_URL = os.environ["FLEET_ILERT"]
+settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 6000
+settings.ILERT_OAUTH_TIMEOUT = (1, 8)
+
+app = fleet_app(os.environ["CELERY_BROKER_URL"], os.environ["FLEET_NAME"])
+
+
+@task_prerun.connect
+def die_once(**kwargs: Any) -> None:
+    """If the tests have left an order to, by SIGKILL: this process runs the task."""
+    try:
+        Path(os.environ["FLEET_ORDER_TO_DIE"]).unlink()
+    except FileNotFoundError:
+        return
+    time.sleep(1.5)  # for the worker to acknowledge the message, were it to do so early
+    os.kill(os.getpid(), signal.SIGKILL)
