@@ -68,6 +68,10 @@ class ConnectedAccountAdmin(AccountAdmin):
         name_of_user = get_user_model().USERNAME_FIELD
         return ["tenant_id", "username", "display_name", f"user__{name_of_user}"]
 
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """Nothing can be found by its ciphertext."""
+        return "ciphertext" not in lookup and super().lookup_allowed(lookup, value, request)
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 

@@ -17,7 +17,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any, Self
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Self, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import requests
@@ -28,6 +29,8 @@ from urllib3.util import Retry, parse_url
 
 from .exceptions import IlertOAuthError, IlertRejectedError, IlertUnavailableError
 from .secret import Secret
+
+E = TypeVar("E", bound=BaseException)
 
 AUTHORIZE_PATH = "/api/developers/oauth2/authorize"
 TOKEN_PATH = "/api/developers/oauth2/token"  # noqa: S105
@@ -180,8 +183,11 @@ class IlertClient:
                 return _read(response, deadline)
         except (requests.Timeout, ReadTimeoutError):
             return _too_slow()
-        except (requests.RequestException, HTTPError):
+        except (OSError, HTTPError):
             return IlertUnavailableError("ilert could not be reached.", code="unreachable")
+        except BaseException as error:
+            failure = bare(error)
+        raise failure
 
 
 class _Session(requests.Session):
@@ -194,12 +200,24 @@ class _Session(requests.Session):
 def open_session() -> requests.Session:
     """Tries once more where no connection came about: then nothing was sent."""
     session = _Session()
+    keep_no_cookies(session)
     retry = Retry(total=1, connect=1, read=False, redirect=0, status=0, other=0)
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(max_retries=retry))
     for prefix, adapter in adapters.items():
         session.mount(prefix, adapter)
     return session
+
+
+def keep_no_cookies(session: requests.Session) -> None:
+    """Requests of several accounts may share a session."""
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+
+def bare(error: E) -> E:
+    """Without what led to it: the frames of ``requests`` hold whole bodies and headers."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def authorization_url(base_url: str, parameters: Mapping[str, str]) -> str:

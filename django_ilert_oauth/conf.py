@@ -44,10 +44,12 @@ class Conf:
     @property
     def encryption_keys(self) -> list[Secret]:
         """Never empty."""
-        keys = _sequence("ENCRYPTION_KEYS", _get("ENCRYPTION_KEYS"))
+        keys = _fernet_keys(_get("ENCRYPTION_KEYS"))
+        if keys is None:
+            raise _malformed("ENCRYPTION_KEYS", "a list of keys made by Fernet.generate_key()")
         if not keys:
             raise _missing("ENCRYPTION_KEYS")
-        return [_fernet_key(key) for key in keys]
+        return keys
 
     @property
     def scopes(self) -> list[str]:
@@ -145,12 +147,12 @@ def _malformed(name: str, wanted: str) -> ImproperlyConfigured:
 
 
 def _required_text(name: str) -> str:
-    text = _get(name)
-    if not text:
+    # In no variable: error trackers show those of each frame that an exception passes.
+    if not _get(name):
         raise _missing(name)
-    if not isinstance(text, str):
+    if not isinstance(_get(name), str):
         raise _malformed(name, "a text")
-    return text
+    return str(_get(name))
 
 
 def _sequence(name: str, value: Any) -> Sequence[Any]:
@@ -159,11 +161,16 @@ def _sequence(name: str, value: Any) -> Sequence[Any]:
     raise _malformed(name, "a list or tuple")
 
 
-def _fernet_key(key: Any) -> Secret:
-    text = key.decode("ascii", "replace") if isinstance(key, bytes) else key
-    if not isinstance(text, str) or not _is_fernet_key(text):
-        raise _malformed("ENCRYPTION_KEYS", "a list of keys made by Fernet.generate_key()")
-    return Secret(text)
+def _fernet_keys(keys: Any) -> list[Secret] | None:
+    """None for what is malformed: raised from here, an error would carry the keys."""
+    if keys is None or keys == "":
+        return []
+    if not isinstance(keys, list | tuple):
+        return None
+    texts = [key.decode("ascii", "replace") if isinstance(key, bytes) else key for key in keys]
+    if not all(isinstance(text, str) and _is_fernet_key(text) for text in texts):
+        return None
+    return [Secret(text) for text in texts]
 
 
 def _is_fernet_key(text: str) -> bool:

@@ -44,13 +44,21 @@ class IlertSession(requests.Session):
         self, method: str, url: str, *args: Any, **kwargs: Any
     ) -> requests.Response:
         kwargs.setdefault("timeout", conf.timeout)
-        url = urljoin(self.account.api_url + "/", url)
+        url = self._absolute(url)
         kwargs["proxies"] = {**client.proxies_for(url), **(kwargs.get("proxies") or {})}
         response = self._patiently(method, url, *args, **kwargs)
         if response.status_code == 401 and _can_repeat(response) and self._renewed():
             response.close()
             response = self._patiently(method, url, *args, **kwargs)
         return response
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        try:
+            return super().send(request, **kwargs)
+        except BaseException as error:
+            failure = client.bare(error)
+        request.headers.pop("Authorization", None)
+        raise failure
 
     def list(self, path: str, **params: Any) -> Iterator[Any]:
         """Every item of an endpoint that pages, fetched as they are asked for.
@@ -73,6 +81,11 @@ class IlertSession(requests.Session):
     def should_strip_auth(self, old_url: str, new_url: str) -> bool:
         """Stricter than ``requests``, which lets a token follow from http to https."""
         return _origin(old_url) != _origin(new_url)
+
+    def _absolute(self, url: str) -> str:
+        base = self.account.api_url
+        is_relative = "://" not in url and not url.startswith("//")
+        return f"{base}/{url.lstrip('/')}" if is_relative else urljoin(base, url)
 
     def _patiently(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:
         waited = 0.0

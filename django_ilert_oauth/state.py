@@ -21,6 +21,12 @@ from .exceptions import StateError
 from .secret import Secret
 
 SESSION_KEY = "ilert_oauth"
+#: For whoever reads the log.
+ADVICE = (
+    "If this happens often, the session cookie does not come back from ilert: "
+    'SESSION_COOKIE_SAMESITE must not be "Strict", and users must visit the host of the redirect '
+    "URI."
+)
 LIFETIME = timedelta(minutes=10)
 MOST = 10
 
@@ -44,7 +50,7 @@ def begin(request: HttpRequest, *, requested_scope: str, next_url: str) -> Attem
     entry = {
         "user": str(request.user.pk),
         "begun_at": time.time(),
-        "code_verifier": str(attempt.code_verifier),
+        "code_verifier": attempt.code_verifier,
         "requested_scope": requested_scope,
         "next_url": next_url,
     }
@@ -94,10 +100,17 @@ def next_url(request: HttpRequest, state: str) -> str:
 
 def _find(request: HttpRequest, state: str) -> tuple[str, dict[str, Any]]:
     digest = _digest(state)
+    entry = _entry_of(request, digest)
+    if entry is None:
+        raise StateError(f"This attempt to connect was not begun here, or has run out. {ADVICE}")
+    return digest, entry
+
+
+def _entry_of(request: HttpRequest, digest: str) -> dict[str, Any] | None:
     for known, entry in _entries(request).items():
         if hmac.compare_digest(known, digest) and _belongs(entry, request):
-            return known, entry
-    raise StateError("This attempt to connect was not begun here, or has run out.")
+            return entry
+    return None
 
 
 def _belongs(entry: dict[str, Any], request: HttpRequest) -> bool:
@@ -109,7 +122,15 @@ def _entries(request: HttpRequest) -> dict[str, dict[str, Any]]:
     # Read anew, since another tab may have written after this request began.
     session = type(request.session)(request.session.session_key)
     kept = session.get(SESSION_KEY, {})
-    return {digest: entry for digest, entry in kept.items() if entry["begun_at"] > oldest}
+    return {
+        digest: {name: _masked(name, value) for name, value in entry.items()}
+        for digest, entry in kept.items()
+        if entry["begun_at"] > oldest
+    }
+
+
+def _masked(name: str, value: Any) -> Any:
+    return Secret(value) if name == "code_verifier" else value
 
 
 def _save(request: HttpRequest, entries: dict[str, dict[str, Any]]) -> None:

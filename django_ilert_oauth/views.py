@@ -16,6 +16,7 @@ from django.urls import reverse
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
+from django.views.decorators.clickjacking import xframe_options_deny
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_GET, require_http_methods, require_safe
 
@@ -27,7 +28,7 @@ from .exceptions import (
     IlertUnavailableError,
     StateError,
 )
-from .flows.connect import requested_scope, safe_next_url
+from .flows.connect import requested_scope, safe_next_url, take_answer
 from .forms import ConnectForm
 from .models import ConnectedAccount
 from .secret import Secret
@@ -48,6 +49,7 @@ def outside_transactions(view: View) -> View:
 @require_safe
 @never_cache
 @csrf_protect
+@xframe_options_deny
 @login_required
 def accounts(request: HttpRequest) -> HttpResponse:
     own = ConnectedAccount.objects.for_user(request.user).order_by("tenant_id", "username")
@@ -58,6 +60,7 @@ def accounts(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 @csrf_protect
+@xframe_options_deny
 @login_required
 def connect(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
@@ -83,6 +86,7 @@ def callback(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 @csrf_protect
+@xframe_options_deny
 @login_required
 def disconnect(request: HttpRequest, pk: int) -> HttpResponse:
     account = get_object_or_404(ConnectedAccount.objects.for_user(request.user), pk=pk)
@@ -118,15 +122,17 @@ def _connect_page(request: HttpRequest, form: ConnectForm) -> HttpResponse:
 
 def _to_reconnect(request: HttpRequest) -> ConnectedAccount | None:
     pk = request.POST.get("account") or request.GET.get("account", "")
-    if not pk.isdecimal():
+    if not (pk.isascii() and pk.isdigit() and len(pk) < 19):
         return None
     return ConnectedAccount.objects.for_user(request.user).filter(pk=pk).first()
 
 
 def _finish(request: HttpRequest) -> HttpResponse:
+    returned_state = take_answer(request).get("state", Secret())
     if not request.user.is_authenticated:
+        lost = StateError(f"A user came back from ilert without a session. {state.ADVICE}")
+        _tell(request, lost)
         return redirect_to_login(reverse("ilert_oauth:accounts"))
-    returned_state = Secret(request.GET.get("state", ""))
     is_reload = state.was_used(request, returned_state)
     next_url = safe_next_url(request, state.next_url(request, returned_state))
     try:
@@ -141,9 +147,13 @@ def _finish(request: HttpRequest) -> HttpResponse:
 
 
 def _failed(request: HttpRequest, error: Exception, next_url: str = "") -> HttpResponse:
+    _tell(request, error)
+    return redirect(_way_on(error, next_url))
+
+
+def _tell(request: HttpRequest, error: Exception) -> None:
     logger.warning("An ilert account was not connected: %s", error)
     messages.error(request, _explain(error), fail_silently=True)
-    return redirect(_way_on(error, next_url))
 
 
 def _way_on(error: Exception, next_url: str) -> str:
@@ -156,8 +166,9 @@ def _way_on(error: Exception, next_url: str) -> str:
 def _explain(error: Exception) -> str:
     if isinstance(error, StateError):
         return _(
-            "This attempt to connect has ended: it was begun elsewhere, used already, or took "
-            "more than ten minutes. Please connect again."
+            "This attempt to connect has ended: it was begun elsewhere, used already, took more "
+            "than ten minutes, or your browser did not keep this site's cookie. Please connect "
+            "again."
         )
     if isinstance(error, AuthorizationDeniedError) and error.code == "access_denied":
         return _("ilert was told not to give access, so nothing was connected.")

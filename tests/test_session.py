@@ -488,3 +488,14 @@ def test_a_list_that_is_refused_raises(make_account: AccountFactory) -> None:
     account = make_account(granted_scope="profile")
     with IlertSession(account) as session, pytest.raises(requests.HTTPError):
         list(session.list("/api/alert-sources"))
+
+
+def test_the_path_of_the_api_s_address_is_kept(
+    make_account: AccountFactory, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_API_URL = "https://gateway.example/ilert"
+    adapter = ScriptedAdapter(Reply())
+    monkeypatch.setitem(client.adapters, "https://gateway.example", adapter)
+    with IlertSession(make_account()) as session:
+        session.get("/api/users/current")
+    assert adapter.seen[0].url == "https://gateway.example/ilert/api/users/current"

@@ -1027,3 +1027,13 @@ def test_a_row_whose_key_is_lost_asks_for_a_reconnect(
     page = browser.get("/ilert/").content.decode()
     assert "cannot be read: reconnect" in page
     assert "Reconnect</button>" in page
+
+
+@pytest.mark.parametrize("path", ["/ilert/", "/ilert/connect/"])
+def test_no_other_site_can_frame_the_pages(browser: Client, path: str) -> None:
+    assert browser.get(path)["X-Frame-Options"] == "DENY"
+
+
+def test_a_next_url_that_would_fill_the_session_is_dropped(browser: Client, ilert: StandIn) -> None:
+    browser.post("/ilert/connect/", {"next": "/" + "a" * 3000})
+    assert "a" * 3000 not in str(dict(browser.session))

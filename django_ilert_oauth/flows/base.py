@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from django.db import connections, router, transaction
@@ -49,7 +48,10 @@ def announce(
 
     At once, too, where the caller commits by hand: Django knows no hook for that.
     """
-    send = partial(signal.send_robust, sender=ConnectedAccount, account=account, **facts)
+
+    def send() -> None:
+        signal.send_robust(sender=ConnectedAccount, account=account, **facts)
+
     connection = connections[database()]
     if at_once or not (connection.in_atomic_block or connection.get_autocommit()):
         send()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -41,6 +42,11 @@ from .disconnect import keep_for_revocation
 
 logger = logging.getLogger(__name__)
 
+#: Ten of them have to fit into a session.
+LONGEST_NEXT_URL = 2000
+#: Servers and proxies keep the address under names of their own, too.
+_QUERY = re.compile("(code|state)=")
+
 
 def start_connect(
     request: HttpRequest,
@@ -65,7 +71,7 @@ def start_connect(
         requested_scope=requested_scope(scopes, account),
         next_url=safe_next_url(request, next_url),
     )
-    return authorization_url(
+    url = authorization_url(
         base_url,
         {
             "client_id": conf.client_id,
@@ -78,6 +84,7 @@ def start_connect(
             "code_challenge_method": "S256",
         },
     )
+    return Secret(url)
 
 
 def finish_connect(request: HttpRequest) -> ConnectedAccount:
@@ -87,7 +94,7 @@ def finish_connect(request: HttpRequest) -> ConnectedAccount:
     ``IlertRejectedError``. Then nothing is stored, an existing connection is untouched, and a
     grant that was made on the way is revoked, best effort.
     """
-    answer = _take_answer(request)
+    answer = take_answer(request)
     returned_state = Secret(answer.get("state", ""))
     if pk := state.remembered_account(request, returned_state):
         return _already_connected(request, pk)
@@ -104,7 +111,7 @@ def finish_connect(request: HttpRequest) -> ConnectedAccount:
 
 def safe_next_url(request: HttpRequest, next_url: str) -> str:
     """Empty for a URL that leads off this site, or from https to http."""
-    is_safe = url_has_allowed_host_and_scheme(
+    is_safe = len(next_url) <= LONGEST_NEXT_URL and url_has_allowed_host_and_scheme(
         next_url, {request.get_host()}, require_https=request.is_secure()
     )
     return next_url if is_safe else ""
@@ -139,14 +146,18 @@ def _already_connected(request: HttpRequest, pk: str) -> ConnectedAccount:
     return account
 
 
-def _take_answer(request: HttpRequest) -> dict[str, Secret]:
+def take_answer(request: HttpRequest) -> dict[str, Secret]:
     """Out of the request, whose ``repr`` and error pages would show the code and the state."""
-    answer = {name: Secret(value) for name, value in request.GET.items()}
+    taken: dict[str, Secret] = vars(request).setdefault("ilert_oauth_answer", {})
+    taken.update((name, Secret(value)) for name, value in request.GET.items())
     request.GET = QueryDict()
-    for name in ("QUERY_STRING", "RAW_URI", "REQUEST_URI"):
-        if name in request.META:
+    request.META["QUERY_STRING"] = ""
+    for name, value in request.META.items():
+        if name != "HTTP_COOKIE" and isinstance(value, str) and _QUERY.search(value):
             request.META[name] = ""
-    return answer
+    if scope := getattr(request, "scope", None):
+        scope["query_string"] = b""
+    return taken
 
 
 def _code(answer: dict[str, Secret]) -> Secret:
@@ -198,6 +209,7 @@ def _store(
     }
     with transaction.atomic(using=database()):
         account, created = account_rows().select_for_update().get_or_create(**identity)
+        require_exactly(account, info)
         keep_for_revocation(account, unless=tokens.refresh_token)
         account.granted_scope = info.scope or scope
         account.requested_scope = scope
@@ -207,6 +219,12 @@ def _store(
         _mark_connected(account, user)
         account.save(using=database())
     return account, created
+
+
+def require_exactly(account: ConnectedAccount, info: TokenInfo) -> None:
+    """MariaDB's usual collations take Grace and gráce for the same."""
+    if (account.tenant_id, account.username) != (info.tenant_id, info.username):
+        raise IlertRejectedError("An account of almost that name exists.", code="name_taken")
 
 
 def _mark_connected(account: ConnectedAccount, user: CurrentUser | None) -> None:

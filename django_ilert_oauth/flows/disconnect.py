@@ -11,7 +11,6 @@ import logging
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from django.db import models, transaction
@@ -87,7 +86,8 @@ def keep_for_revocation(account: ConnectedAccount, *, unless: str = "") -> None:
         username=username,
         refresh_token_ciphertext=account.refresh_token_ciphertext,
     )
-    transaction.on_commit(partial(_revoke_unless_down, pending), using=database(), robust=True)
+    # No partial: Django logs the failure of a hook by its ``__qualname__``.
+    transaction.on_commit(lambda: _revoke_unless_down(pending), using=database(), robust=True)
 
 
 def revoke_pending(*, stop: threading.Event | None = None) -> RevocationResult:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.db import transaction
 from django.dispatch import Signal
 from django.utils import timezone
 
@@ -20,7 +21,8 @@ from django_ilert_oauth.exceptions import (
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from django_ilert_oauth.signals import account_refresh_failed, account_refreshed, account_revoked
 
-from .base import announce, open_client, take_tokens
+from .base import account_rows, announce, database, open_client, take_tokens
+from .disconnect import keep_for_revocation
 from .lease import give_back, store_under
 
 logger = logging.getLogger(__name__)
@@ -135,7 +137,16 @@ def _keep(account: ConnectedAccount, lease_id: str, sent: str, tokens: TokenAnsw
         columns += ["status", "reason", "status_changed_at"]
     if store_under(lease_id, account, sent, columns):
         return Outcome(renewed=True, signal=account_refreshed)
+    if tokens.refresh_token and _has_ended_meanwhile(account):
+        with transaction.atomic(using=database()):
+            keep_for_revocation(account)
     return Outcome()
+
+
+def _has_ended_meanwhile(account: ConnectedAccount) -> bool:
+    """Disconnected or deleted here: then nobody else would end what ilert has just renewed."""
+    rows = account_rows().filter(pk=account.pk)
+    return not rows.exclude(status=Status.DISCONNECTED).exists()
 
 
 def _note_failure(

@@ -15,6 +15,7 @@ from django.http import HttpRequest
 from django.test import Client, RequestFactory
 
 from django_ilert_oauth import flows
+from django_ilert_oauth.client import TokenInfo
 from django_ilert_oauth.exceptions import (
     AuthorizationDeniedError,
     IlertOAuthError,
@@ -22,6 +23,7 @@ from django_ilert_oauth.exceptions import (
     IlertUnavailableError,
     StateError,
 )
+from django_ilert_oauth.flows.connect import require_exactly
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
@@ -425,3 +427,20 @@ def test_the_callback_leaves_no_code_in_the_request(
 def test_a_next_url_that_leads_off_the_site_is_dropped(browser: Client, connect: Any) -> None:
     assert connect(next="https://evil.example/").url == "/ilert/"
     assert connect(next="/on/this/site/").url == "/on/this/site/"
+
+
+def test_under_asgi_the_callback_leaves_no_code_in_the_scope(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    request = make_request(authorize(flows.start_connect(make_request())))
+    scope = {"query_string": request.META["QUERY_STRING"].encode()}
+    vars(request)["scope"] = scope
+    flows.finish_connect(request)
+    assert scope == {"query_string": b""}
+
+
+def test_a_row_of_almost_the_same_name_is_not_taken(account: ConnectedAccount) -> None:
+    info = TokenInfo(active=True, tenant_id="acme", username="Grace", scope="")
+    with pytest.raises(IlertRejectedError) as caught:
+        require_exactly(account, info)
+    assert caught.value.code == "name_taken"

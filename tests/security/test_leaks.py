@@ -1,0 +1,418 @@
+"""Tokens that can page a whole company's engineers are passwords: they show up nowhere.
+
+Each run connects, refreshes, checks, ends or moves a grant while something breaks, and then every
+place that could show a secret is searched for pieces of all that the run had.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import requests
+from django.contrib.auth.models import User
+from django.db import DatabaseError, connection
+from django.utils import timezone
+
+from django_ilert_oauth import client, flows, tasks
+from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.session import IlertSession
+from ilert_standin import Fault, StandIn
+from tests.conftest import AccountFactory
+from tests.security import site
+from tests.security.transports import echo, interrupted
+from tests.security.world import ADMIN, CONNECT, World
+
+Verb = Callable[[World], object]
+Trouble = Callable[[World], AbstractContextManager[object]]
+
+
+@pytest.fixture
+def world(
+    ilert: StandIn,
+    user: User,
+    make_account: AccountFactory,
+    settings: Any,
+) -> Iterator[World]:
+    settings.DEBUG = True
+    settings.DEBUG_PROPAGATE_EXCEPTIONS = False
+    world = World(ilert, user, make_account, settings)
+    with world.watched():
+        yield world
+
+
+def account_of(world: World) -> ConnectedAccount:
+    return ConnectedAccount.objects.get(user=world.user)
+
+
+def callback(world: World) -> None:
+    world.visit(world.browser.get(world.callback_url))
+
+
+def start(world: World) -> None:
+    world.visit(world.browser.post(CONNECT))
+
+
+def admin_action(name: str) -> Verb:
+    def act(world: World) -> None:
+        pks = list(ConnectedAccount.objects.values_list("pk", flat=True))
+        form = {"action": name, "_selected_action": pks}
+        world.visit(world.root.post(ADMIN, form, follow=True))
+
+    return act
+
+
+def command(name: str, *options: str) -> Verb:
+    return lambda world: world.run(name, *options)
+
+
+def bulk(world: World) -> object:
+    return flows.refresh_many(ConnectedAccount.objects.all(), force=True)
+
+
+def task(world: World) -> None:
+    outcome = tasks.refresh_account.apply(args=(account_of(world).pk,))
+    world.hunt.look_at("task", f"{outcome.result!r} {outcome.traceback} {vars(outcome)}")
+
+
+def use(world: World) -> object:
+    with IlertSession(account_of(world), max_wait=0) as session:
+        world.hunt.look_at_object("session", session)
+        return session.get("/api/users/current").status_code
+
+
+def delete(world: World) -> None:
+    account_of(world).delete()
+
+
+def disconnect(world: World) -> None:
+    world.visit(world.browser.post(f"/ilert/{account_of(world).pk}/disconnect/"))
+
+
+def rotate(world: World) -> object:
+    keys = world.settings.ILERT_OAUTH_ENCRYPTION_KEYS
+    world.settings.ILERT_OAUTH_ENCRYPTION_KEYS = [world.new_key(), *keys]
+    return flows.rotate_keys()
+
+
+def rotate_by_command(world: World) -> None:
+    rotate(world)
+    world.run("rotate_ilert_keys")
+    world.run("rotate_ilert_keys", "--dry-run")
+
+
+REFRESH_COMMAND = ("refresh_ilert_tokens", "--force", "--within=30d")
+
+VERBS: dict[str, Verb] = {
+    "start": start,
+    "start by flow": lambda world: len(flows.start_connect(world.request("/"))),
+    "connect": callback,
+    "connect by flow": lambda world: flows.finish_connect(world.request(world.callback_url)),
+    "reconnect": callback,
+    "refresh": lambda world: flows.refresh(account_of(world), force=True),
+    "bulk refresh": bulk,
+    "refresh by command": command(*REFRESH_COMMAND),
+    "refresh by command as JSON": command(*REFRESH_COMMAND, "--json"),
+    "refresh by task": task,
+    "refresh in the admin": admin_action("refresh_accounts"),
+    "check": lambda world: flows.check(account_of(world)),
+    "check in the admin": admin_action("check_accounts"),
+    "use": use,
+    "disconnect": disconnect,
+    "disconnect in the admin": admin_action("disconnect_accounts"),
+    "delete": delete,
+    "rotate": rotate,
+    "rotate by command": rotate_by_command,
+}
+WITHOUT_ACCOUNT = {"start", "start by flow", "connect", "connect by flow"}
+WITH_CALLBACK = {"connect", "connect by flow", "reconnect"}
+ENDPOINTS = {
+    "connect": ["/token", "/token_info", "/current"],
+    "connect by flow": ["/token", "/token_info"],
+    "reconnect": ["/token_info", "/revoke"],
+    "refresh": ["/token"],
+    "bulk refresh": ["/token"],
+    "refresh by command": ["/token"],
+    "refresh by task": ["/token"],
+    "refresh in the admin": ["/token"],
+    "check": ["/token_info"],
+    "use": ["/current"],
+    "disconnect": ["/revoke"],
+    "delete": ["/revoke"],
+}
+
+
+def transport(make: Callable[[str], Any]) -> Callable[[str], Trouble]:
+    def at(endpoint: str) -> Trouble:
+        @contextmanager
+        def mounted(world: World) -> Iterator[None]:
+            url = world.settings.ILERT_OAUTH_API_URL
+            client.adapters[url] = make(endpoint)
+            try:
+                yield
+            finally:
+                del client.adapters[url]
+
+        return mounted
+
+    return at
+
+
+def standin_fault(fault: Fault) -> Callable[[str], Trouble]:
+    def at(endpoint: str) -> Trouble:
+        name = endpoint.removeprefix("/").replace("current", "users/current")
+
+        def add(world: World) -> AbstractContextManager[None]:
+            world.ilert.add_fault(name, fault, times=None)
+            return nullcontext()
+
+        return add
+
+    return at
+
+
+def raising(error: BaseException) -> Callable[[str], Trouble]:
+    return transport(lambda endpoint: interrupted(endpoint, error))
+
+
+def echoing(status: int) -> Callable[[str], Trouble]:
+    return transport(lambda endpoint: echo(endpoint, status))
+
+
+TROUBLES: dict[str, Callable[[str], Trouble]] = {
+    "echo with 200": echoing(200),
+    "echo with 400": echoing(400),
+    "an unexpected error": raising(OSError("no such CA bundle")),
+}
+#: Endings of a worker among them, which no ``except Exception`` catches.
+MORE_TROUBLES: dict[str, Callable[[str], Trouble]] = {
+    "echo with 307": echoing(307),
+    "echo with 401": echoing(401),
+    "echo with 429": echoing(429),
+    "echo with 500": echoing(500),
+    "a library's error": raising(requests.ConnectionError("connection lost")),
+    "dropped": standin_fault(Fault(drop=True)),
+    "truncated": standin_fault(Fault(status=200, body='{"access_token": "abcdefghijklmnopqr')),
+    "invalid grant": standin_fault(Fault(status=401, body='{"code": "invalid_grant"}')),
+    "the end of the worker": raising(SystemExit(1)),
+    "Ctrl-C": raising(KeyboardInterrupt()),
+}
+#: Each trouble at these; those at the others are kinds of the same.
+FULLY = {("connect by flow", "/token"), ("refresh", "/token"), ("use", "/current")}
+
+
+def refused_by_database(start: str, table: str) -> Trouble:
+    """Once, as a database does, whose errors quote the row."""
+
+    def at(world: World) -> AbstractContextManager[object]:
+        waiting = [start]
+
+        def refuse(execute: Any, sql: str, params: Any, *args: Any) -> Any:
+            if waiting and sql.startswith(start) and table in sql:
+                waiting.clear()
+                raise DatabaseError(f"{sql} failed for {params}")
+            return execute(sql, params, *args)
+
+        return connection.execute_wrapper(refuse)
+
+    return at
+
+
+def setting(name: str, change: Callable[[Any], Any]) -> Trouble:
+    @contextmanager
+    def at(world: World) -> Iterator[None]:
+        before = getattr(world.settings, name)
+        setattr(world.settings, name, change(before))
+        try:
+            yield
+        finally:
+            setattr(world.settings, name, before)
+
+    return at
+
+
+def callback_with(**changes: str) -> Trouble:
+    """Where another tab's attempt is under way."""
+
+    def at(world: World) -> AbstractContextManager[None]:
+        world.begin()
+        for name, value in changes.items():
+            world.callback_url = world.callback_url.replace(f"{name}=", f"{value}")
+        return nullcontext()
+
+    return at
+
+
+def used_before(world: World) -> AbstractContextManager[None]:
+    world.begin()
+    world.browser.get(world.callback_url)
+    return nullcontext()
+
+
+def session_gone(world: World) -> AbstractContextManager[None]:
+    world.browser.logout()
+    return nullcontext()
+
+
+ACCOUNT, SESSION = "connectedaccount", "django_session"
+PENDING = "pendingrevocation"
+KEYS, SECRET = "ILERT_OAUTH_ENCRYPTION_KEYS", "ILERT_OAUTH_CLIENT_SECRET"
+LOST_KEY = setting(KEYS, lambda keys: ["n9SOr2BMbgmqLgR6nhSKYh2Y9XRyNfl_C_kC-sWmSRE="])
+MISCONFIGURED: dict[str, Trouble] = {
+    "no client secret": setting(SECRET, lambda secret: None),
+    "a client secret of bytes": setting(SECRET, lambda secret: secret.encode()),
+    "one bad key of two": setting(KEYS, lambda keys: [*keys, keys[0][:-8]]),
+    "a text for a list of keys": setting(KEYS, lambda keys: keys[0]),
+}
+SESSION_TROUBLES: dict[str, Trouble] = {
+    "no session can be read": refused_by_database("SELECT", SESSION),
+    "no session can be written": refused_by_database("UPDATE", SESSION),
+}
+CALLBACK_TROUBLES: dict[str, Trouble] = {
+    "a forged state": callback_with(state="state=forged"),
+    "a denial": callback_with(code="error=access_denied&error_description="),
+    "an error that echoes the code": callback_with(code="error="),
+    "no code": callback_with(code="other="),
+    "a replay": used_before,
+}
+LOCAL_TROUBLES: dict[str, dict[str, Trouble]] = {
+    "start": {"no user can be read": refused_by_database("SELECT", "auth_user")},
+    "start by flow": SESSION_TROUBLES,
+    "connect": {
+        "no user can be read": refused_by_database("SELECT", "auth_user"),
+        "no account can be read": refused_by_database("SELECT", ACCOUNT),
+        "no account can be made": refused_by_database("INSERT", ACCOUNT),
+        "a lost session": session_gone,
+        **SESSION_TROUBLES,
+        **CALLBACK_TROUBLES,
+        **MISCONFIGURED,
+    },
+    "connect by flow": {
+        "no account can be made": refused_by_database("INSERT", ACCOUNT),
+        **SESSION_TROUBLES,
+        **CALLBACK_TROUBLES,
+        **MISCONFIGURED,
+    },
+    "reconnect": {
+        "no account can be written": refused_by_database("UPDATE", ACCOUNT),
+        "no revocation can be kept": refused_by_database("INSERT", PENDING),
+        "a lost key": LOST_KEY,
+    },
+    "refresh": {
+        "no account can be written": refused_by_database("UPDATE", ACCOUNT),
+        "no account can be read": refused_by_database("SELECT", ACCOUNT),
+        "a lost key": LOST_KEY,
+        "another ilert": setting("ILERT_OAUTH_API_URL", lambda url: "https://ilert.invalid"),
+        **MISCONFIGURED,
+    },
+    "bulk refresh": {"no account can be written": refused_by_database("UPDATE", ACCOUNT)},
+    "check": {
+        "no account can be written": refused_by_database("UPDATE", ACCOUNT),
+        "a lost key": LOST_KEY,
+    },
+    "disconnect": {
+        "no account can be written": refused_by_database("UPDATE", ACCOUNT),
+        "no revocation can be kept": refused_by_database("INSERT", PENDING),
+        "no revocation can be ended": refused_by_database("DELETE", PENDING),
+        **MISCONFIGURED,
+    },
+    "delete": {"no account can be deleted": refused_by_database("DELETE", ACCOUNT)},
+    "rotate": {"no account can be written": refused_by_database("UPDATE", ACCOUNT)},
+    "rotate by command": {"a lost key": LOST_KEY},
+}
+
+
+def runs() -> Iterator[Any]:
+    for verb in VERBS:
+        yield pytest.param(verb, no_trouble, id=f"{verb}, no trouble")
+        for endpoint in ENDPOINTS.get(verb, []):
+            more = MORE_TROUBLES if (verb, endpoint) in FULLY else {}
+            for name, at in {**TROUBLES, **more}.items():
+                yield pytest.param(verb, at(endpoint), id=f"{verb}, {name} at {endpoint[1:]}")
+        for name, trouble in LOCAL_TROUBLES.get(verb, {}).items():
+            marks = [pytest.mark.django_db(transaction=True)] if "can be" in name else []
+            yield pytest.param(verb, trouble, id=f"{verb}, {name}", marks=marks)
+
+
+def no_trouble(world: World) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@pytest.mark.parametrize(("verb", "trouble"), list(runs()))
+def test_nothing_leaks(
+    world: World,
+    verb: str,
+    trouble: Trouble,
+    capfd: pytest.CaptureFixture[str],
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    if verb not in WITHOUT_ACCOUNT:
+        world.make_account(access_token_expires_at=timezone.now() + timedelta(minutes=10))
+    if verb in WITH_CALLBACK:
+        world.callback_url = world.begin()
+    world.learn()
+
+    def act() -> object:
+        with django_capture_on_commit_callbacks(execute=True):
+            return VERBS[verb](world)
+
+    with trouble(world):
+        world.attempt(act)
+    world.sweep(every_page=trouble is no_trouble)
+    world.hunt.look_at("standard output and error", capfd.readouterr())
+    leaks = world.leaks()
+    assert not leaks, "\n".join(leaks)
+
+
+@pytest.mark.parametrize("name", site.VIEWS)
+def test_nothing_leaks_where_a_view_of_the_site_breaks(world: World, name: str) -> None:
+    query = ""
+    if name == "finish":
+        query = world.begin().partition("?")[2]
+    elif name != "start":
+        world.make_account()
+    response = world.browser.get(f"/broken/{name}/?{query}")
+    assert (response.status_code, b"SiteError" in response.content) == (500, True)
+    world.visit(response)
+    world.sweep()
+    leaks = world.leaks()
+    assert not leaks, "\n".join(leaks)
+
+
+#: What servers and proxies in front of the site make of the address that holds the code.
+COPIES = ["RAW_URI", "REQUEST_URI", "REDIRECT_QUERY_STRING", "HTTP_X_ORIGINAL_URI"]
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_no_copy_of_the_address_leaks_where_the_callback_breaks(world: World, copy: str) -> None:
+    url = world.begin()
+    with refused_by_database("INSERT", ACCOUNT)(world):
+        extra: Any = {copy: url}
+        response: Any = world.browser.get(url, **extra)
+    assert response.status_code == 500
+    world.visit(response)
+    world.sweep()
+    leaks = world.leaks()
+    assert not leaks, "\n".join(leaks)
+
+
+@pytest.mark.parametrize("place", ["log", "page", "error", "account"])
+def test_the_hunt_finds_a_piece_of_a_secret_anywhere(world: World, place: str) -> None:
+    account = world.make_account()
+    world.learn()
+    piece = str(account.refresh_token)[-20:-6]
+    if place == "log":
+        logging.getLogger("anything").debug("it is %s", piece)
+    elif place == "page":
+        world.hunt.look_at("page", f"<p>{piece}</p>")
+    elif place == "error":
+        world.attempt(lambda: int(piece + "x"))
+    else:
+        account.display_name = piece
+        account.save()
+    world.sweep()
+    assert world.leaks() != []
