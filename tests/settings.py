@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ DATABASES = {"default": env.db_url("DATABASE_URL", "sqlite:///unused.sqlite3")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # A file, since threads and processes of the tests share it; gone with the run, so never synced.
     folder = tempfile.TemporaryDirectory(prefix="ilert-tests-")
+    atexit.register(folder.cleanup)
     DATABASES["default"]["TEST"] = {"NAME": str(Path(folder.name, "test.sqlite3"))}
     DATABASES["default"]["OPTIONS"] = {
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF",
