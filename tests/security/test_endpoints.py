@@ -119,8 +119,8 @@ def test_headers_without_an_end_are_read_up_to_a_bound(
 
 def test_no_cookie_of_one_account_goes_with_the_request_of_the_next() -> None:
     """A run over many accounts keeps one client."""
-    with_cookie = b"HTTP/1.1 200 OK\r\nSet-Cookie: who=grace\r\nContent-Length: 2\r\n\r\n{}"
-    with raw_server(saying(with_cookie)) as server:
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nSet-Cookie: who=grace\r\n"
+    with raw_server(saying(head + b"Content-Length: 2\r\n\r\n{}")) as server:
         ask(server.url, lambda ilert: [CALLS["revoke"](ilert) for _ in range(2)])
         assert [b"who=grace" in request for request in server.received] == [False] * 2
 
