@@ -14,10 +14,10 @@ from __future__ import annotations
 import ipaddress
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from http.cookiejar import DefaultCookiePolicy
+from functools import cached_property
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -118,6 +118,7 @@ class IlertClient:
         self._credentials = {"client_id": client_id, "client_secret": Secret(client_secret)}
         self._timeout = timeout
         self._session = open_session()
+        self._forms: dict[str, requests.PreparedRequest] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +143,8 @@ class IlertClient:
         return info
 
     def current_user(self, access_token: Secret) -> CurrentUser:
-        answer = self._send("GET", CURRENT_USER_PATH, auth=BearerAuth(access_token))
+        auth = BearerAuth(access_token)
+        answer = self._send(lambda: self._prepared("GET", CURRENT_USER_PATH, auth))
         if answer.body is None:
             raise _unusable(answer)
         return _current_user(answer.body)
@@ -159,26 +161,40 @@ class IlertClient:
         return tokens
 
     def _post(self, path: str, form: Mapping[str, str]) -> _Answer:
-        return self._send("POST", path, data=form, auth=_no_auth)
+        return self._send(lambda: self._filled(path, form))
 
-    def _send(self, method: str, path: str, **kwargs: Any) -> _Answer:
+    def _filled(self, path: str, form: Mapping[str, str]) -> requests.PreparedRequest:
+        """All but the body is the same each time: preparing it costs more than sending it."""
+        if path not in self._forms:
+            empty = self._prepared("POST", path, _no_auth)
+            empty.headers["Content-Type"] = "application/x-www-form-urlencoded"
+            self._forms[path] = empty
+        request = self._forms[path].copy()
+        request.prepare_body(Secret(urlencode(form)), None)
+        return request
+
+    def _prepared(
+        self, method: str, path: str, auth: Callable[..., requests.PreparedRequest]
+    ) -> requests.PreparedRequest:
+        headers = {"Accept": "application/json"}
+        request = requests.Request(method, self.api_url + path, headers=headers, auth=auth)
+        return self._session.prepare_request(request)
+
+    def _send(self, prepare: Callable[[], requests.PreparedRequest]) -> _Answer:
         require_safe(self.api_url)
-        outcome = self._exchange(method, self.api_url + path, **kwargs)
+        outcome = self._exchange(prepare)
         if isinstance(outcome, IlertOAuthError):
             raise outcome
         return outcome
 
-    def _exchange(self, method: str, url: str, **kwargs: Any) -> _Answer | IlertOAuthError:
+    def _exchange(
+        self, prepare: Callable[[], requests.PreparedRequest]
+    ) -> _Answer | IlertOAuthError:
         deadline = time.monotonic() + sum(self._timeout)
         try:
-            with self._session.request(
-                method,
-                url,
-                headers={"Accept": "application/json"},
-                timeout=self._timeout,
-                proxies=proxies_for(url),
-                stream=True,
-                **kwargs,
+            # Straight to the adapter: it follows no redirect and keeps no cookie.
+            with self._adapter.send(
+                prepare(), timeout=self._timeout, **self._environment
             ) as response:
                 return _read(response, deadline)
         except (requests.Timeout, ReadTimeoutError):
@@ -189,29 +205,27 @@ class IlertClient:
             failure = bare(error)
         raise failure
 
+    @cached_property
+    def _adapter(self) -> BaseAdapter:
+        return self._session.get_adapter(self.api_url)
 
-class _Session(requests.Session):
-    """Follows no redirect; even to look at one, ``requests`` would read the whole body."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        return None
+    @cached_property
+    def _environment(self) -> Mapping[str, Any]:
+        """The proxies and certificates that it names."""
+        return self._session.merge_environment_settings(
+            self.api_url, proxies_for(self.api_url), True, None, None
+        )
 
 
 def open_session() -> requests.Session:
     """Tries once more where no connection came about: then nothing was sent."""
-    session = _Session()
-    keep_no_cookies(session)
+    session = requests.Session()
     retry = Retry(total=1, connect=1, read=False, redirect=0, status=0, other=0)
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(max_retries=retry))
     for prefix, adapter in adapters.items():
         session.mount(prefix, adapter)
     return session
-
-
-def keep_no_cookies(session: requests.Session) -> None:
-    """Requests of several accounts may share a session."""
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
 
 def bare(error: E) -> E:

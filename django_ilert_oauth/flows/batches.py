@@ -22,7 +22,7 @@ from .first_answers import ENOUGH
 from .lease import give_back, new_lease, take_lease
 
 #: So many at once: few queries, and little for others to wait for where a run dies.
-SIZE = 32
+SIZE = 100
 #: Seconds that a batch may take; what is left by then is leased again, one by one.
 SECONDS = 60.0
 
@@ -87,8 +87,8 @@ class Batches:
         return self._batch.popleft() if self._batch else None
 
     def give_back_rest(self) -> None:
-        for leased in self._batch:
-            leased.give_back()
+        if self._batch:
+            give_back(self._batch[0].lease_id, [leased.account.pk for leased in self._batch])
         self._batch.clear()
 
     def _lease(self, pks: list[int]) -> None:
