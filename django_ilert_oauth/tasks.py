@@ -7,6 +7,7 @@ lost, late or doubled costs neither a token nor a second request, and the next r
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator
 from datetime import timedelta
@@ -23,9 +24,14 @@ from django_ilert_oauth.exceptions import (
     IlertUnavailableError,
     TokenDecryptionError,
 )
-from django_ilert_oauth.flows.base import account_rows
-from django_ilert_oauth.models import ConnectedAccountQuerySet
+from django_ilert_oauth.flows.base import account_rows, database
+from django_ilert_oauth.flows.first_answers import ENOUGH, credentials_seem_wrong
+from django_ilert_oauth.models import ConnectedAccountQuerySet, PendingRevocation
 
+logger = logging.getLogger(__name__)
+
+#: In one run; the next sends the rest.
+MOST_REVOCATIONS = 60
 #: How long before their expiry tokens are renewed.
 AHEAD = timedelta(minutes=15)
 #: Seconds from one run to the next.
@@ -46,10 +52,13 @@ def refresh_expiring_tokens() -> int:
 
     Those that expire first go first, so a run that overlaps another repeats its slots, and what is
     done already makes no request. Accounts that have just failed are asked again by their own
-    tasks, once a minute at the most: a slot less for each. Returns how many were handed out.
+    tasks, once a minute at the most: a slot less for each. Nothing is handed out while the client
+    credentials seem to be wrong. Returns how many were handed out.
     """
+    if credentials_seem_wrong() and not _prove_credentials():
+        return 0
     pace = conf.requests_per_minute
-    slots = max(pace - _retrying(), 0) if pace else None
+    slots = max(pace - _retrying() - _revocations(), 0) if pace else None
     gap = MINUTE / slots if slots else 0.0
     patience = GRACE if pace else MINUTE
     count = 0
@@ -57,7 +66,7 @@ def refresh_expiring_tokens() -> int:
         delay = count * gap
         refresh_account.apply_async((pk,), countdown=delay, expires=delay + patience)
         count += 1
-    flows.revoke_pending()
+    flows.revoke_pending(limit=MOST_REVOCATIONS)
     return count
 
 
@@ -77,6 +86,8 @@ def refresh_account(self: Task[Any, Any], pk: Any) -> str:
     account = due.filter(pk=pk).first()
     if account is None:
         return "not_due"
+    if credentials_seem_wrong():
+        return "credentials"
     try:
         flows.refresh(account)
     except IlertUnavailableError as error:
@@ -87,6 +98,17 @@ def refresh_account(self: Task[Any, Any], pk: Any) -> str:
     except IlertOAuthError as error:
         return error.code
     return "refreshed"
+
+
+def _prove_credentials() -> bool:
+    """The careful way: where all of the first answers are refusals, nothing is marked."""
+    result = flows.refresh_many(_due(), limit=ENOUGH, concurrency=1)
+    if result.stopped == "credentials":
+        logger.error(
+            "ilert refuses every grant, so no token is renewed. Check ILERT_OAUTH_CLIENT_ID and "
+            "ILERT_OAUTH_CLIENT_SECRET, then run refresh_ilert_tokens --retry-reconnect-required."
+        )
+    return not result.stopped
 
 
 def _due() -> ConnectedAccountQuerySet:
@@ -101,6 +123,11 @@ def _failed_just_now() -> Q:
 def _retrying() -> int:
     """At the most so many requests of retries fall into one minute; no key, no request."""
     return _due().filter(_failed_just_now()).exclude(last_error=TokenDecryptionError.code).count()
+
+
+def _revocations() -> int:
+    left = PendingRevocation.objects.using(database())[:MOST_REVOCATIONS]
+    return left.count()
 
 
 def _next_pks(slots: int | None) -> Iterator[Any]:

@@ -249,6 +249,65 @@ def test_what_is_due_is_handed_out_although_ending_a_grant_fails(
     assert PendingRevocation.objects.count() == 1
 
 
+def test_what_is_left_to_be_ended_takes_slots_from_the_run(
+    make_due: AccountFactory, ilert: StandIn, handed_out: Callable[[], list[int]], settings: Any
+) -> None:
+    settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 3
+    ilert.add_fault("revoke", DOWN)
+    flows.disconnect(make_due("ended"))
+    for name in "abc":
+        make_due(name)
+    assert len(handed_out()) == 2
+
+
+def refuse(ilert: StandIn, make_due: AccountFactory, *, times: int) -> list[int]:
+    """Ten grants are ended by single tasks; the keys of ten more that are due."""
+    ilert.add_fault("token", Fault(401, '{"code": "invalid_grant"}'), times=times)
+    ended = [make_due(f"ended-{number}").pk for number in range(10)]
+    assert [result(pk) for pk in ended] == ["invalid_grant"] * 10
+    yesterday = ago(days=1)
+    return [make_due(f"due-{number}", connected_at=yesterday).pk for number in range(10)]
+
+
+def test_after_ten_refusals_in_a_row_no_task_ends_a_grant(
+    make_due: AccountFactory, ilert: StandIn
+) -> None:
+    due = refuse(ilert, make_due, times=11)
+    assert result(due[0]) == "credentials"
+    assert len(ilert.token_requests) == 10
+
+
+def test_after_ten_refusals_in_a_row_a_run_asks_ten_marks_nothing_and_says_what_to_check(
+    make_due: AccountFactory,
+    ilert: StandIn,
+    handed_out: Callable[[], list[int]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    due = refuse(ilert, make_due, times=20)
+    assert handed_out() == []
+    assert len(ilert.token_requests) == 20
+    assert ConnectedAccount.objects.filter(pk__in=due).connected().count() == 10
+    assert "Check ILERT_OAUTH_CLIENT_ID" in caplog.text
+
+
+def test_once_the_credentials_are_right_a_run_hands_out_what_is_due_again(
+    make_due: AccountFactory, ilert: StandIn, handed_out: Callable[[], list[int]]
+) -> None:
+    refuse(ilert, make_due, times=10)
+    make_due("one-more", connected_at=ago(days=1))
+    [pk] = handed_out()
+    assert result(pk) == "refreshed"
+
+
+@pytest.mark.parametrize("column", ["refreshed_at", "connected_at"])
+def test_refusals_with_a_good_answer_among_them_speak_against_nothing_but_themselves(
+    make_due: AccountFactory, ilert: StandIn, handed_out: Callable[[], list[int]], column: str
+) -> None:
+    due = refuse(ilert, make_due, times=10)
+    make_due("good", **{"connected_at": ago(days=1), column: timezone.now()})
+    assert set(due) <= set(handed_out())
+
+
 def test_an_account_that_is_due_is_renewed(make_due: AccountFactory, ilert: StandIn) -> None:
     account = make_due("grace")
     assert result(account.pk) == "refreshed"

@@ -43,15 +43,20 @@ def in_transaction() -> bool:
 
 def must_commit_apart() -> bool:
     """Whether a transaction of the caller is open that a second connection can look past."""
-    if not in_transaction():
-        return False
-    if connections[database()].vendor != "sqlite":
-        return True
-    logger.warning(
-        "An ilert token is refreshed inside a transaction on SQLite, which has one writer: "
-        "a rollback would lose the new token."
-    )
-    return False
+    return in_transaction() and not _has_one_writer()
+
+
+def warn_of_rollback() -> None:
+    """Where what is written joins the caller's transaction."""
+    if in_transaction() and _has_one_writer():
+        logger.warning(
+            "An ilert token is refreshed inside a transaction on SQLite, which has one writer: "
+            "a rollback would lose the new token."
+        )
+
+
+def _has_one_writer() -> bool:
+    return connections[database()].vendor == "sqlite"
 
 
 class Side(Enum):

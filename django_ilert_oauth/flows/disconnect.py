@@ -28,6 +28,7 @@ from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reaso
 from django_ilert_oauth.signals import account_revoked
 
 from .base import account_rows, announce, database, open_client
+from .pace import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +91,22 @@ def keep_for_revocation(account: ConnectedAccount, *, unless: str = "") -> None:
     transaction.on_commit(lambda: _revoke_unless_down(pending), using=database(), robust=True)
 
 
-def revoke_pending(*, stop: threading.Event | None = None) -> RevocationResult:
-    """Sends what is left, until ``stop`` is set or the first sign that ilert is down."""
+def revoke_pending(
+    *,
+    per_minute: int | None = None,
+    limit: int | None = None,
+    stop: threading.Event | None = None,
+) -> RevocationResult:
+    """Sends what is left, the oldest first, until ``stop`` is set or ilert seems to be down.
+
+    ``per_minute`` at the most, evenly spread (``ILERT_OAUTH_REQUESTS_PER_MINUTE``; 0: no limit).
+    """
+    stop = stop or threading.Event()
+    pace = Pace(conf.requests_per_minute if per_minute is None else per_minute, stop)
     revoked = 0
-    for pending in _pending().order_by("pk"):
-        if stop is not None and stop.is_set():
+    for pending in _pending().order_by("pk")[:limit].iterator(chunk_size=200):
+        pace.wait()
+        if stop.is_set():
             break
         error = _revoke(pending)
         revoked += error is None

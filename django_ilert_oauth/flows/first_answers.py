@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import timedelta
 
+from django.db.models import Q
+from django.utils import timezone
+
+from django_ilert_oauth.models import Status
+
+from .base import account_rows
 from .lease import give_back
 from .renewal import Refusal, end_grant
 
@@ -16,6 +23,24 @@ logger = logging.getLogger(__name__)
 
 #: So many refusals and nothing else speak against the credentials.
 ENOUGH = 10
+
+
+#: How long refusals are remembered between runs.
+MEMORY = timedelta(hours=1)
+
+
+def credentials_seem_wrong() -> bool:
+    """Whether the last answers to all of this site's processes were refusals, and enough."""
+    refused = account_rows().filter(
+        status=Status.RECONNECT_REQUIRED,
+        last_error="invalid_grant",
+        last_error_at__gt=timezone.now() - MEMORY,
+    )
+    times = refused.order_by("-last_error_at").values_list("last_error_at", flat=True)
+    since = times[ENOUGH - 1 : ENOUGH].first()
+    if since is None:
+        return False
+    return not account_rows().filter(Q(refreshed_at__gt=since) | Q(connected_at__gt=since)).exists()
 
 
 class FirstAnswers:

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q
 
+from django_ilert_oauth.client import ERROR_CODES, TRANSIENT_CODES
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import (
     IlertRejectedError,
@@ -23,7 +24,7 @@ from django_ilert_oauth.exceptions import (
 )
 from django_ilert_oauth.models import ConnectedAccount, DatabaseTime, Status
 
-from .apart import Side, committing_apart, must_commit_apart
+from .apart import Side, committing_apart, must_commit_apart, warn_of_rollback
 from .base import account_rows, require_same_ilert
 from .lease import lease_seconds, take_lease
 from .renewal import GRANT_COLUMNS, Outcome, use_lease
@@ -112,10 +113,11 @@ class _Wait:
         self._pause = min(self._pause * 2, 0.25) or 0.02
 
     def note(self, account: ConnectedAccount, leased: bool) -> None:
-        """Raises ``IlertUnavailableError`` where the one waited for has failed meanwhile."""
+        """Raises what the one waited for has met meanwhile, by its code."""
         has_failed = account.last_error_at not in (None, self._error_at) and not leased
         if self._looks and has_failed and account.status == Status.CONNECTED:
-            raise IlertUnavailableError(
+            is_refusal = account.last_error in ERROR_CODES - TRANSIENT_CODES
+            raise (IlertRejectedError if is_refusal else IlertUnavailableError)(
                 "The refresh that this call waited for has failed.", code=account.last_error
             )
         self._looks += 1
@@ -133,12 +135,19 @@ def _refresh_under_lease(
     with committing_apart(account) if in_transaction else nullcontext(Side.NONE) as side:
         if side is Side.TAKEN:
             return None, True
-        lease_id = take_lease(account)
-        outcome = use_lease(account, lease_id) if lease_id else Outcome()
+        outcome = _ask_once(account)
         if outcome.is_beaten:
             return None, _reread(account)
         outcome.at_once = side is Side.OPEN
         return outcome, False
+
+
+def _ask_once(account: ConnectedAccount) -> Outcome:
+    lease_id = take_lease(account)
+    if not lease_id:
+        return Outcome()
+    warn_of_rollback()
+    return use_lease(account, lease_id)
 
 
 def _conclude(account: ConnectedAccount, outcome: Outcome) -> bool:

@@ -17,7 +17,12 @@ from django.db.backends.signals import connection_created
 from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.flows import apart
-from django_ilert_oauth.flows.apart import Side, committing_apart, must_commit_apart
+from django_ilert_oauth.flows.apart import (
+    Side,
+    committing_apart,
+    must_commit_apart,
+    warn_of_rollback,
+)
 from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import StandIn
 from tests.conftest import AccountFactory
@@ -198,12 +203,24 @@ def test_any_database_but_sqlite_can_look_past_a_transaction(
     assert caplog.text == ""
 
 
-def test_sqlite_cannot_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_sqlite_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "vendor", "sqlite")
     with transaction.atomic():
         assert not must_commit_apart()
+
+
+def test_the_log_warns_of_a_rollback_only_where_it_would_lose_the_token(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch, transaction.atomic():
+        patch.setattr(connection, "vendor", "postgresql")
+        warn_of_rollback()
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "vendor", "sqlite")
+        warn_of_rollback()
+        assert caplog.text == ""
+        with transaction.atomic():
+            warn_of_rollback()
     assert "a rollback would lose the new token" in caplog.text
 
 

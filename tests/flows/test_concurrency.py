@@ -14,7 +14,11 @@ from django.db import connection
 from django.utils import timezone
 
 from django_ilert_oauth import client, flows
-from django_ilert_oauth.exceptions import IlertUnavailableError
+from django_ilert_oauth.exceptions import (
+    IlertOAuthError,
+    IlertRejectedError,
+    IlertUnavailableError,
+)
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import Fault, StandIn
 from tests.flows.beside import Acting, at_once, copies, lapse_leases, stored, stored_tokens
@@ -206,6 +210,30 @@ def test_what_an_answer_does_not_name_stays_as_another_caller_has_stored_it(
     ilert.add_fault("token", Fault(status=200, body='{"access_token": "new-access"}'))
     assert flows.get_access_token(expired_account) == "new-access"
     assert stored(expired_account, *stored_meanwhile) == stored_meanwhile
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("timeout", IlertUnavailableError), ("invalid_client", IlertRejectedError)],
+)
+def test_one_who_waits_is_told_what_the_holder_was_told(
+    expired_account: ConnectedAccount,
+    ilert: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    kind: type[IlertOAuthError],
+) -> None:
+    rows = ConnectedAccount.objects.all()
+    rows.update(lease_id="held", lease_ends_ms=2**53)
+
+    def fail(seconds: float) -> None:
+        rows.update(lease_id="", lease_ends_ms=0, last_error=code, last_error_at=timezone.now())
+
+    monkeypatch.setattr(time, "sleep", fail)
+    with pytest.raises(IlertOAuthError) as caught:
+        flows.get_access_token(expired_account)
+    assert (type(caught.value), caught.value.code) == (kind, code)
+    assert ilert.token_requests == []
 
 
 def test_a_caller_waits_no_longer_than_a_dead_holder_can_hold(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -85,6 +86,31 @@ def test_a_run_stops_at_the_first_sign_that_ilert_is_down(
     before = len(revoked(ilert))
     assert flows.revoke_pending() == flows.RevocationResult(revoked=0, left=3)
     assert len(revoked(ilert)) == before + 1
+
+
+def test_a_run_ends_as_many_grants_as_it_is_told_to_the_oldest_first(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    ilert.add_fault("revoke", Fault(status=500))
+    for name in ("grace", "ada", "linus"):
+        make_account(username=name)
+    ConnectedAccount.objects.order_by("pk").delete()
+    oldest = PendingRevocation.objects.order_by("pk")[:2]
+    names = [pending.username for pending in oldest]
+    assert flows.revoke_pending(limit=2) == flows.RevocationResult(revoked=2, left=1)
+    assert [ilert.live_refresh_tokens("acme", name) for name in names] == [0, 0]
+
+
+def test_a_run_ends_grants_no_faster_than_its_pace(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    ilert.add_fault("revoke", Fault(status=500))
+    for name in ("grace", "ada", "linus"):
+        make_account(username=name)
+    ConnectedAccount.objects.all().delete()
+    started = time.monotonic()
+    assert flows.revoke_pending(per_minute=300).revoked == 3
+    assert time.monotonic() - started >= 0.4
 
 
 def test_a_dead_ilert_is_not_waited_for_again_within_a_minute(

@@ -234,6 +234,17 @@ def test_the_new_tokens_outlive_a_rollback_and_the_log_of_sqlite_says_that_they_
 
 
 @committing
+def test_a_transaction_in_which_nothing_is_renewed_warns_of_nothing(
+    account: ConnectedAccount, ilert: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    flows.refresh(account)
+    with transaction.atomic():
+        flows.refresh(account)
+    assert len(ilert.token_requests) == 1
+    assert LOST_ON_SQLITE not in caplog.text
+
+
+@committing
 def test_a_site_without_autocommit_keeps_the_new_tokens_too(
     account: ConnectedAccount,
     ilert: StandIn,

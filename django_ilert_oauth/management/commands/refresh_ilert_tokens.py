@@ -119,7 +119,11 @@ class Command(BaseCommand):
                 on_progress=on_progress,
                 stop=stop,
             )
-            revocations = None if result.stopped else flows.revoke_pending(stop=stop)
+            revocations = (
+                None
+                if result.stopped
+                else flows.revoke_pending(per_minute=options["per_minute"], stop=stop)
+            )
         self._report(result, revocations, as_json=options["json"])
         self._exit(result, revocations, received)
 
