@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import AppConfig
 from django.core import checks
 from django.db.models.signals import pre_delete
 from django.utils.translation import gettext_lazy as _
 
 from .checks import check_deployment, check_settings
+
+
+def end_grant(**kwargs: Any) -> None:
+    # Flows bring along requests, which a start of the site should not wait for.
+    from .flows.disconnect import end_grant_of_deleted
+
+    end_grant_of_deleted(**kwargs)
 
 
 class IlertOAuthConfig(AppConfig):
@@ -15,9 +24,6 @@ class IlertOAuthConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        # Flows need the models, which are there only now.
-        from .flows.disconnect import end_grant_of_deleted
-
-        pre_delete.connect(end_grant_of_deleted, sender=self.get_model("ConnectedAccount"))
+        pre_delete.connect(end_grant, sender=self.get_model("ConnectedAccount"))
         checks.register(check_settings)
         checks.register(check_deployment, deploy=True)

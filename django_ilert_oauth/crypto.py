@@ -6,6 +6,8 @@ there. ``info`` is ``django_ilert_oauth.token.v1`` followed by the identity as a
 without white space, in UTF-8::
 
     django_ilert_oauth.token.v1["7","https://api.ilert.com","acme","grace"]
+
+``cryptography`` is imported where it is used first: a start of the site should not wait for it.
 """
 
 from __future__ import annotations
@@ -14,31 +16,31 @@ import base64
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from typing import TYPE_CHECKING
 
 from .conf import conf
 from .exceptions import TokenDecryptionError
 from .secret import Secret
 
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
+
 _INFO = b"django_ilert_oauth.token.v1"
 
 
 def encrypt(token: str, identity: Sequence[str]) -> str:
-    return MultiFernet(_fernets(identity)).encrypt(token.encode()).decode("ascii")
+    return _fernets(identity)[0].encrypt(token.encode()).decode("ascii")
 
 
 def decrypt(ciphertext: str, identity: Sequence[str]) -> Secret:
     """Raises ``TokenDecryptionError`` where no configured key opens it."""
-    token = _open(ciphertext, identity)
-    if token is None:
-        raise TokenDecryptionError(
-            "No key in ILERT_OAUTH_ENCRYPTION_KEYS opens this token. Put the key that encrypted it "
-            "back into the list, or have the user reconnect."
-        )
-    return token
+    for fernet in _fernets(identity):
+        if (token := _opened(ciphertext, fernet)) is not None:
+            return token
+    raise TokenDecryptionError(
+        "No key in ILERT_OAUTH_ENCRYPTION_KEYS opens this token. Put the key that encrypted it "
+        "back into the list, or have the user reconnect."
+    )
 
 
 def rotate(ciphertext: str, identity: Sequence[str]) -> str:
@@ -54,17 +56,16 @@ def rotate(ciphertext: str, identity: Sequence[str]) -> str:
 def key_number(ciphertext: str, identity: Sequence[str]) -> int:
     """Which of the configured keys opens it, counted from 1; 0 for none."""
     for number, fernet in enumerate(_fernets(identity), start=1):
-        try:
-            fernet.decrypt(ciphertext.encode())
-        except InvalidToken:
-            continue
-        return number
+        if _opened(ciphertext, fernet) is not None:
+            return number
     return 0
 
 
-def _open(ciphertext: str, identity: Sequence[str]) -> Secret | None:
+def _opened(ciphertext: str, fernet: Fernet) -> Secret | None:
+    from cryptography.fernet import InvalidToken
+
     try:
-        return Secret(MultiFernet(_fernets(identity)).decrypt(ciphertext.encode()).decode())
+        return Secret(fernet.decrypt(ciphertext.encode()).decode())
     except InvalidToken:
         return None
 
@@ -76,10 +77,15 @@ def _fernets(identity: Sequence[str]) -> tuple[Fernet, ...]:
 @lru_cache(maxsize=256)
 def _derive_all(keys: tuple[Secret, ...], identity: tuple[str, ...]) -> tuple[Fernet, ...]:
     """Kept for a while, since reading and writing an account's tokens take the same keys."""
+    from cryptography.fernet import Fernet
+
     info = _INFO + json.dumps(identity, ensure_ascii=False, separators=(",", ":")).encode()
     return tuple(Fernet(_derive(key, info)) for key in keys)
 
 
 def _derive(key: Secret, info: bytes) -> bytes:
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     hkdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=info)
     return base64.urlsafe_b64encode(hkdf.derive(base64.urlsafe_b64decode(key)))

@@ -18,9 +18,9 @@ from .process import database_version, measured
 from .sizes import Sizes
 from .tables import Table, machine, merged
 
-PARTS = ["fast_path", "cost", "limit", "peers", "due", "memory", "pace"]
+PARTS = ["startup", "fast_path", "cost", "limit", "peers", "due", "memory", "pace"]
 #: Those that hardly depend on the database.
-ON_THE_FIRST_DATABASE = {"fast_path", "memory", "pace"}
+ON_THE_FIRST_DATABASE = {"startup", "fast_path", "memory", "pace"}
 DATABASES = ["sqlite:///unused.sqlite3", "postgres://postgres@127.0.0.1:5432/ilert_benchmarks"]
 
 
