@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from . import crypto, scopes
+from .fields import ExactCharField
 from .secret import Secret
 
 if TYPE_CHECKING:
@@ -120,9 +121,9 @@ class ConnectedAccount(models.Model):
         related_name="ilert_accounts",
         verbose_name=_("user"),
     )
-    api_url = models.CharField(_("ilert API"), max_length=200)
-    tenant_id = models.CharField(_("tenant"), max_length=100)
-    username = models.CharField(_("username"), max_length=255)
+    api_url = ExactCharField(_("ilert API"), max_length=200)
+    tenant_id = ExactCharField(_("tenant"), max_length=100)
+    username = ExactCharField(_("username"), max_length=255)
     ilert_user_id = models.BigIntegerField(_("ilert user ID"), null=True, blank=True)
     display_name = models.CharField(_("name"), max_length=255, blank=True)
     email = models.CharField(_("e-mail"), max_length=254, blank=True)

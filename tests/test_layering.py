@@ -14,7 +14,7 @@ PACKAGE = Path(django_ilert_oauth.__file__).parent
 LAYERS = [
     {"secret", "exceptions", "scopes", "signals", "conf", "checks", "apps", ""},
     {"client"},
-    {"crypto", "state", "models"},
+    {"crypto", "fields", "state", "models"},
     {"flows"},
     {"admin", "decorators", "forms", "management", "session", "tasks", "urls", "views"},
 ]

@@ -11,6 +11,7 @@ from django.contrib.auth.models import User
 from django.core import serializers
 from django.core.exceptions import FieldDoesNotExist, FieldError
 from django.db import IntegrityError, transaction
+from django.db.models import F
 from django.forms import modelform_factory
 from django.utils import timezone
 
@@ -255,6 +256,13 @@ def test_with_scopes_wants_all_of_them(make: Make) -> None:
     assert list(ConnectedAccount.objects.with_scopes("profile source")) == [both]
 
 
+@pytest.mark.parametrize("part", ["GRA", "race"])
+def test_a_search_takes_capitals_and_small_letters_for_the_same(make: Make, part: str) -> None:
+    grace = make()
+    make(username="ada")
+    assert list(ConnectedAccount.objects.filter(username__icontains=part)) == [grace]
+
+
 def test_querysets_can_be_chained(make: Make, user: User) -> None:
     account = make(granted_scope="profile", access_token_expires_at=None)
     rows = ConnectedAccount.objects.for_user(user).with_scopes("profile").expiring(within=MINUTE)
@@ -338,6 +346,53 @@ def test_another_ilert_tenant_or_person_is_another_account(
     make: Make, other: dict[str, str]
 ) -> None:
     assert make().pk != make(**other).pk
+
+
+LOOK_ALIKES = [
+    {column: look_alike}
+    for column, look_alikes in {
+        "api_url": ["https://API.ilert.com", "https://api.ilert.com "],
+        "tenant_id": ["Acme", "acmé", "acme ", "ａcme"],
+        "username": ["Grace", "gráce", "grace ", "ｇrace"],
+    }.items()
+    for look_alike in look_alikes
+]
+
+
+@pytest.mark.parametrize("other", LOOK_ALIKES, ids=str)
+def test_names_that_only_look_alike_are_told_apart(make: Make, other: dict[str, str]) -> None:
+    first, second = make(), make(**other)
+    [(column, value)] = other.items()
+    assert ConnectedAccount.objects.get(**{column: value}) == second
+    assert ConnectedAccount.objects.get(**{column: getattr(first, column)}) == first
+
+
+@pytest.mark.parametrize("other", LOOK_ALIKES, ids=str)
+def test_a_look_alike_is_stored_once_whichever_way_it_is_written(
+    make: Make, other: dict[str, str]
+) -> None:
+    first, second = make(), make(**other)
+    same: dict[str, Any] = {
+        "user": first.user,
+        "api_url": API_URL,
+        "tenant_id": "acme",
+        "username": "grace",
+        **other,
+    }
+    for write in (
+        lambda: ConnectedAccount.objects.create(**same),
+        lambda: ConnectedAccount.objects.bulk_create([ConnectedAccount(**same)]),
+        lambda: ConnectedAccount.objects.filter(pk=first.pk).update(**other),
+    ):
+        with pytest.raises(IntegrityError), transaction.atomic():
+            write()
+    assert ConnectedAccount.objects.get_or_create(**same) == (second, False)
+
+
+def test_a_name_can_be_compared_with_a_column_of_another_table(make: Make, user: User) -> None:
+    make()
+    account = make(username=user.username)
+    assert list(ConnectedAccount.objects.filter(username=F("user__username"))) == [account]
 
 
 def test_two_users_may_connect_the_same_person(make: Make) -> None:

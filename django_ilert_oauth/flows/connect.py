@@ -209,7 +209,6 @@ def _store(
     }
     with transaction.atomic(using=database()):
         account, created = account_rows().select_for_update().get_or_create(**identity)
-        require_exactly(account, info)
         keep_for_revocation(account, unless=tokens.refresh_token)
         account.granted_scope = info.scope or scope
         account.requested_scope = scope
@@ -219,12 +218,6 @@ def _store(
         _mark_connected(account, user)
         account.save(using=database())
     return account, created
-
-
-def require_exactly(account: ConnectedAccount, info: TokenInfo) -> None:
-    """MariaDB's usual collations take Grace and gráce for the same."""
-    if (account.tenant_id, account.username) != (info.tenant_id, info.username):
-        raise IlertRejectedError("An account of almost that name exists.", code="name_taken")
 
 
 def _mark_connected(account: ConnectedAccount, user: CurrentUser | None) -> None:

@@ -5,6 +5,8 @@ import django.utils.timezone
 from django.conf import settings
 from django.db import migrations, models
 
+import django_ilert_oauth.fields
+
 
 class Migration(migrations.Migration):
     initial = True
@@ -46,9 +48,22 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
-                ("api_url", models.CharField(max_length=200, verbose_name="ilert API")),
-                ("tenant_id", models.CharField(max_length=100, verbose_name="tenant")),
-                ("username", models.CharField(max_length=255, verbose_name="username")),
+                (
+                    "api_url",
+                    django_ilert_oauth.fields.ExactCharField(
+                        max_length=200, verbose_name="ilert API"
+                    ),
+                ),
+                (
+                    "tenant_id",
+                    django_ilert_oauth.fields.ExactCharField(max_length=100, verbose_name="tenant"),
+                ),
+                (
+                    "username",
+                    django_ilert_oauth.fields.ExactCharField(
+                        max_length=255, verbose_name="username"
+                    ),
+                ),
                 (
                     "ilert_user_id",
                     models.BigIntegerField(blank=True, null=True, verbose_name="ilert user ID"),

@@ -15,7 +15,6 @@ from django.http import HttpRequest
 from django.test import Client, RequestFactory
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.client import TokenInfo
 from django_ilert_oauth.exceptions import (
     AuthorizationDeniedError,
     IlertOAuthError,
@@ -23,7 +22,6 @@ from django_ilert_oauth.exceptions import (
     IlertUnavailableError,
     StateError,
 )
-from django_ilert_oauth.flows.connect import require_exactly
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
@@ -437,10 +435,3 @@ def test_under_asgi_the_callback_leaves_no_code_in_the_scope(
     vars(request)["scope"] = scope
     flows.finish_connect(request)
     assert scope == {"query_string": b""}
-
-
-def test_a_row_of_almost_the_same_name_is_not_taken(account: ConnectedAccount) -> None:
-    info = TokenInfo(active=True, tenant_id="acme", username="Grace", scope="")
-    with pytest.raises(IlertRejectedError) as caught:
-        require_exactly(account, info)
-    assert caught.value.code == "name_taken"

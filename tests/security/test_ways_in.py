@@ -220,21 +220,22 @@ def test_what_ilert_says_is_shown_as_text(marked_up: list[Any]) -> None:
         assert "&lt;img" in page.content.decode()
 
 
-@pytest.mark.parametrize("one", ["Grace", "gráce", "grace ", "ｇrace"])
-def test_people_whose_names_only_look_alike_share_no_account(
-    browser: Client, ilert: StandIn, one: str
+@pytest.mark.parametrize(
+    "other",
+    [("acme", name) for name in ["Grace", "gráce", "grace ", "ｇrace"]] + [("ÄCME", "grace")],
+)
+def test_people_whose_names_only_look_alike_are_each_connected(
+    browser: Client, ilert: StandIn, other: tuple[str, str]
 ) -> None:
     """MariaDB's usual collations call them equal."""
     tokens = {}
-    for username in ("grace", one):
-        info = {"active": True, "tenant_id": "acme", "username": username, "scope": "source"}
+    for tenant_id, username in [("acme", "grace"), other]:
+        info = {"active": True, "tenant_id": tenant_id, "username": username, "scope": "source"}
         ilert.add_fault("token_info", Fault(200, json.dumps(info)))
         browser.get(begin(browser))
-        tokens[username] = ilert.requests[-1].form["token"]
-    assert {a.username: a.access_token for a in ConnectedAccount.objects.all()}.items() <= (
-        tokens.items()
-    )
-    assert ConnectedAccount.objects.filter(pk=stored()[0]["id"]).get().username == "grace"
+        tokens[tenant_id, username] = ilert.requests[-1].form["token"]
+    accounts = ConnectedAccount.objects.all()
+    assert {(a.tenant_id, a.username): a.access_token for a in accounts} == tokens
 
 
 # Redirects, over real HTTP from a flow to another server
