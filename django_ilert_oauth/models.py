@@ -1,4 +1,4 @@
-"""The connected accounts and the revocations that ilert has not heard of yet.
+"""The connected accounts, the revocations that ilert has not heard of yet, and used attempts.
 
 Models hold data and answer questions; what is done to an account is done by ``flows``.
 """
@@ -264,6 +264,26 @@ class PendingRevocation(models.Model):
     def refresh_token(self) -> Secret:
         """Raises ``TokenDecryptionError``."""
         return _decrypted(self.refresh_token_ciphertext, self.identity)
+
+
+class UsedAttempt(models.Model):
+    """An attempt to connect that one callback has taken, and what it connected.
+
+    Its key is the digest of the state, which lets nobody in. Not a session's business: sessions
+    are read, changed and written, so two callbacks at once would both find theirs unused.
+    """
+
+    digest = models.CharField(max_length=64, primary_key=True)
+    #: No foreign key, since what has been used stays used when the account is deleted.
+    account_pk = models.BigIntegerField(null=True)
+    used_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        verbose_name = _("used attempt to connect")
+        verbose_name_plural = _("used attempts to connect")
+
+    def __str__(self) -> str:
+        return f"{self.digest[:8]}, {self.used_at:%Y-%m-%d %H:%M}"
 
 
 def _encrypted(token: str, identity: tuple[str, ...]) -> str:

@@ -1,7 +1,7 @@
 """Attempts to connect, kept in the session from the way out to the way back.
 
-An attempt is kept under the digest of its state and is used up before its code is sent. What stays
-of it holds no secret: only which account came out, for a reload of the callback.
+An attempt is kept under the digest of its state. Before its code is sent it is taken, in a table of
+the database: whatever keeps the sessions, only one callback takes it, and only once.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib.sessions.backends.base import UpdateError
+from django.db import IntegrityError, models, router, transaction
 from django.http import HttpRequest
+from django.utils import timezone
 
+from .conf import conf
 from .exceptions import StateError
+from .models import UsedAttempt
 from .secret import Secret
 
 SESSION_KEY = "ilert_oauth"
@@ -29,12 +33,15 @@ ADVICE = (
 )
 LIFETIME = timedelta(minutes=10)
 MOST = 10
+#: How long a used one is remembered: longer than any clock of the site is wrong by.
+MEMORY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Attempt:
     state: Secret = field(repr=False)
     code_verifier: Secret = field(repr=False)
+    api_url: str
     requested_scope: str
     next_url: str
 
@@ -44,6 +51,7 @@ def begin(request: HttpRequest, *, requested_scope: str, next_url: str) -> Attem
     attempt = Attempt(
         state=Secret(secrets.token_urlsafe(32)),
         code_verifier=Secret(secrets.token_urlsafe(64)),
+        api_url=conf.api_url,
         requested_scope=requested_scope,
         next_url=next_url,
     )
@@ -51,6 +59,7 @@ def begin(request: HttpRequest, *, requested_scope: str, next_url: str) -> Attem
         "user": str(request.user.pk),
         "begun_at": time.time(),
         "code_verifier": attempt.code_verifier,
+        "api_url": attempt.api_url,
         "requested_scope": requested_scope,
         "next_url": next_url,
     }
@@ -60,41 +69,56 @@ def begin(request: HttpRequest, *, requested_scope: str, next_url: str) -> Attem
 
 
 def consume(request: HttpRequest, state: str) -> Attempt:
-    """Raises ``StateError`` unless this user began the attempt here and has not used it."""
+    """Raises ``StateError`` unless this user began the attempt here and nobody has used it.
+
+    Inside a transaction of the caller it is used only with the commit; until then another callback
+    of the same attempt waits here.
+    """
     digest, entry = _find(request, state)
-    if "code_verifier" not in entry:
+    is_first = "code_verifier" in entry and _take(digest)
+    _save(request, _entries_after(request, digest))
+    if not is_first:
         raise StateError("This attempt to connect was used already.", code="state_used")
-    used = {"user": entry["user"], "begun_at": entry["begun_at"]}
-    _save(request, {**_entries(request), digest: used})
+    if entry["api_url"] != conf.api_url:
+        raise StateError(
+            "ILERT_OAUTH_API_URL has changed since this attempt began, and the code is for the "
+            "ilert of before. Connect again.",
+            code="endpoint_mismatch",
+        )
     return Attempt(
         state=Secret(state),
         code_verifier=Secret(entry["code_verifier"]),
+        api_url=entry["api_url"],
         requested_scope=entry["requested_scope"],
         next_url=entry["next_url"],
     )
 
 
-def conclude(request: HttpRequest, attempt: Attempt, account_pk: Any) -> None:
-    """Notes what came of a used attempt, beside what other tabs have written meanwhile."""
-    entries = _entries(request)
-    if account_pk is not None and (entry := entries.get(_digest(attempt.state))):
-        entry["account"] = str(account_pk)
-    request.session[SESSION_KEY] = entries
+def remember(attempt: Attempt, account_pk: Any) -> None:
+    """What a used attempt has connected, for a reload of the callback."""
+    _used_attempts().filter(digest=_digest(attempt.state)).update(account_pk=account_pk)
+
+
+def conclude(request: HttpRequest, state: str) -> None:
+    """Has the request end with what other tabs have written meanwhile, and no used verifier."""
+    request.session[SESSION_KEY] = _entries_after(request, _digest(state))
 
 
 def was_used(request: HttpRequest, state: str) -> bool:
-    entry = _entries(request).get(_digest(state))
-    return entry is not None and "code_verifier" not in entry and _belongs(entry, request)
+    digest = _digest(state)
+    is_own = _entry_of(request, digest) is not None
+    return is_own and _used_attempts().filter(digest=digest).exists()
 
 
-def remembered_account(request: HttpRequest, state: str) -> str | None:
+def remembered_account(request: HttpRequest, state: str) -> int | None:
     """The pk of what a used attempt connected. Raises ``StateError`` for an unknown one."""
-    return _find(request, state)[1].get("account")
+    digest, _entry = _find(request, state)
+    return _used_attempts().filter(digest=digest).values_list("account_pk", flat=True).first()
 
 
 def next_url(request: HttpRequest, state: str) -> str:
     """Empty for an attempt that is unknown, used, or had none."""
-    entry = _entries(request).get(_digest(state), {})
+    entry = _entry_of(request, _digest(state)) or {}
     return str(entry.get("next_url", ""))
 
 
@@ -117,6 +141,26 @@ def _belongs(entry: dict[str, Any], request: HttpRequest) -> bool:
     return request.user.is_authenticated and entry["user"] == str(request.user.pk)
 
 
+def _take(digest: str) -> bool:
+    """True for one caller only: no database lets two rows have the same key."""
+    try:
+        with transaction.atomic(using=_used_attempts().db):
+            _used_attempts().create(digest=digest)
+            transaction.on_commit(_forget_old, using=_used_attempts().db, robust=True)
+    except IntegrityError:
+        return False
+    return True
+
+
+def _forget_old() -> None:
+    _used_attempts().filter(used_at__lt=timezone.now() - MEMORY).delete()
+
+
+def _used_attempts() -> models.QuerySet[UsedAttempt]:
+    """Never those of a replica, which may not know yet."""
+    return UsedAttempt.objects.using(router.db_for_write(UsedAttempt))
+
+
 def _entries(request: HttpRequest) -> dict[str, dict[str, Any]]:
     oldest = time.time() - LIFETIME.total_seconds()
     # Read anew, since another tab may have written after this request began.
@@ -127,6 +171,14 @@ def _entries(request: HttpRequest) -> dict[str, dict[str, Any]]:
         for digest, entry in kept.items()
         if entry["begun_at"] > oldest
     }
+
+
+def _entries_after(request: HttpRequest, used: str) -> dict[str, dict[str, Any]]:
+    """Of the used attempt only whose it was is kept, so that a reload is told from a forgery."""
+    entries = _entries(request)
+    if used in entries:
+        entries[used] = {name: entries[used][name] for name in ("user", "begun_at")}
+    return entries
 
 
 def _masked(name: str, value: Any) -> Any:

@@ -3,16 +3,21 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
+from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest
+from django.utils import timezone
 
 from django_ilert_oauth import state
 from django_ilert_oauth.exceptions import StateError
+from django_ilert_oauth.models import UsedAttempt
 from django_ilert_oauth.state import SESSION_KEY, Attempt
 
 
@@ -176,10 +181,20 @@ def test_a_used_attempt_remembers_its_account(request_of_user: HttpRequest) -> N
     attempt = begin(request_of_user)
     assert state.remembered_account(request_of_user, attempt.state) is None
     state.consume(request_of_user, attempt.state)
-    assert state.remembered_account(request_of_user, attempt.state) is None
-    state.conclude(request_of_user, attempt, 17)
-    request_of_user.session.save()
-    assert state.remembered_account(again(request_of_user), attempt.state) == "17"
+    assert state.remembered_account(again(request_of_user), attempt.state) is None
+    state.remember(attempt, 17)
+    assert state.remembered_account(again(request_of_user), attempt.state) == 17
+
+
+def test_nobody_else_learns_what_an_attempt_has_connected(request_of_user: HttpRequest) -> None:
+    attempt = begin(request_of_user)
+    state.consume(request_of_user, attempt.state)
+    state.remember(attempt, 17)
+    other = make_request(User.objects.create_user("other"), request_of_user.session.session_key)
+    with pytest.raises(StateError):
+        state.remembered_account(other, attempt.state)
+    assert not state.was_used(other, attempt.state)
+    assert state.was_used(request_of_user, attempt.state)
 
 
 def test_no_account_is_remembered_for_an_unknown_state(request_of_user: HttpRequest) -> None:
@@ -187,13 +202,27 @@ def test_no_account_is_remembered_for_an_unknown_state(request_of_user: HttpRequ
         state.remembered_account(request_of_user, "unknown")
 
 
-def test_an_attempt_dropped_meanwhile_is_not_remembered(request_of_user: HttpRequest) -> None:
+def test_an_attempt_that_has_run_out_is_not_remembered(request_of_user: HttpRequest) -> None:
     attempt = begin(request_of_user)
     state.consume(request_of_user, attempt.state)
+    state.remember(attempt, 17)
     age(request_of_user, 601)
-    state.conclude(request_of_user, attempt, 17)
     with pytest.raises(StateError):
         state.remembered_account(request_of_user, attempt.state)
+
+
+def test_a_request_ends_with_what_other_tabs_have_written_meanwhile(
+    request_of_user: HttpRequest,
+) -> None:
+    attempt = begin(request_of_user)
+    slow = again(request_of_user)
+    slow.session.get("loaded")
+    begin(again(request_of_user))
+    state.conclude(slow, attempt.state)
+    slow.session.save()
+    used, other = stored(request_of_user).values()
+    assert "code_verifier" not in used
+    assert "code_verifier" in other
 
 
 def test_a_used_attempt_has_no_next_url(request_of_user: HttpRequest) -> None:
@@ -202,3 +231,102 @@ def test_a_used_attempt_has_no_next_url(request_of_user: HttpRequest) -> None:
     state.consume(request_of_user, attempt.state)
     assert state.next_url(request_of_user, attempt.state) == ""
     assert state.next_url(request_of_user, "unknown") == ""
+
+
+# Used once, whatever the session says
+
+
+def restored(request: HttpRequest, session: dict[str, Any]) -> HttpRequest:
+    """The next request, whose session is as it was before."""
+    request = again(request)
+    request.session.update(session)
+    request.session.save()
+    return request
+
+
+def test_an_attempt_that_comes_back_with_an_old_session_is_used_all_the_same(
+    request_of_user: HttpRequest,
+) -> None:
+    attempt = begin(request_of_user)
+    before = dict(again(request_of_user).session)
+    state.consume(request_of_user, attempt.state)
+    replayed = restored(request_of_user, before)
+    assert state.was_used(replayed, attempt.state)
+    with pytest.raises(StateError) as raised:
+        state.consume(replayed, attempt.state)
+    assert raised.value.code == "state_used"
+    assert str(attempt.code_verifier) not in json.dumps(stored(request_of_user))
+
+
+def test_the_table_of_used_attempts_holds_no_secret(request_of_user: HttpRequest) -> None:
+    attempt = begin(request_of_user)
+    state.consume(request_of_user, attempt.state)
+    [row] = UsedAttempt.objects.values()
+    assert row["digest"] == hashlib.sha256(attempt.state.encode()).hexdigest()
+    shown = f"{row} {UsedAttempt.objects.get()}"
+    assert str(attempt.state) not in shown
+    assert str(attempt.code_verifier) not in shown
+
+
+@pytest.mark.django_db(transaction=True)
+def test_used_attempts_are_forgotten_once_they_cannot_come_back(
+    request_of_user: HttpRequest,
+) -> None:
+    attempts = [begin(request_of_user) for _ in range(3)]
+    for attempt, age_of_row in zip(attempts[:2], [25, 23], strict=True):
+        state.consume(request_of_user, attempt.state)
+        long_ago = timezone.now() - timedelta(hours=age_of_row)
+        UsedAttempt.objects.filter(account_pk=None).update(used_at=long_ago, account_pk=1)
+    state.consume(request_of_user, attempts[2].state)
+    assert UsedAttempt.objects.count() == 2
+    assert state.was_used(request_of_user, attempts[1].state)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_table_that_cannot_be_cleared_keeps_nobody_from_connecting(
+    request_of_user: HttpRequest,
+) -> None:
+    def refuse(execute: Any, sql: str, *args: Any) -> Any:
+        if sql.startswith("DELETE"):
+            raise DatabaseError("busy")
+        return execute(sql, *args)
+
+    attempt = begin(request_of_user)
+    with connection.execute_wrapper(refuse):
+        assert state.consume(request_of_user, attempt.state) == attempt
+
+
+def test_an_attempt_used_in_a_transaction_that_is_rolled_back_was_not_used(
+    request_of_user: HttpRequest,
+) -> None:
+    attempt = begin(request_of_user)
+    with suppress(ZeroDivisionError), transaction.atomic():
+        state.consume(request_of_user, attempt.state)
+        raise ZeroDivisionError
+    assert state.consume(again(request_of_user), attempt.state) == attempt
+
+
+def test_a_second_use_leaves_the_transaction_of_the_caller_whole(
+    request_of_user: HttpRequest,
+) -> None:
+    attempt = begin(request_of_user)
+    before = dict(again(request_of_user).session)
+    state.consume(request_of_user, attempt.state)
+    with transaction.atomic():
+        with pytest.raises(StateError):
+            state.consume(restored(request_of_user, before), attempt.state)
+        assert UsedAttempt.objects.count() == 1
+
+
+# The ilert that it is for
+
+
+def test_an_attempt_is_for_the_ilert_it_was_begun_at(
+    request_of_user: HttpRequest, settings: Any
+) -> None:
+    attempt = begin(request_of_user)
+    settings.ILERT_OAUTH_API_URL = "https://other.example"
+    with pytest.raises(StateError, match="Connect again") as raised:
+        state.consume(request_of_user, attempt.state)
+    assert raised.value.code == "endpoint_mismatch"
+    assert begin(request_of_user).api_url == "https://other.example"

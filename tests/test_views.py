@@ -608,10 +608,11 @@ def test_an_answer_without_an_identity_stores_nothing_and_ends_the_grant(
 
 
 def test_an_ilert_that_is_down_stores_nothing(
-    browser: Client, callback_url: str, account: ConnectedAccount, settings: Any
+    browser: Client, account: ConnectedAccount, settings: Any
 ) -> None:
     before = stored()
     settings.ILERT_OAUTH_API_URL = "http://127.0.0.1:1"
+    callback_url = authorize(leave(browser))
     assert UNREACHABLE in landing(browser, browser.get(callback_url))
     assert stored() == before
 

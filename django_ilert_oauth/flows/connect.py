@@ -60,11 +60,13 @@ def start_connect(
 
     Asks for ``ILERT_OAUTH_SCOPES`` and ``scopes``; for an ``account`` that is to be reconnected
     also for what it asked for before, at its tenant. A ``next_url`` that leads off this site is
-    dropped. Raises ``ValueError`` for a ``tenant`` that is not a host label and
-    ``PermissionDenied`` for a visitor who is not logged in.
+    dropped. Raises ``ValueError`` for a ``tenant`` that is not a host label, and
+    ``PermissionDenied`` for a visitor who is not logged in or whose account it is not.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied("Log in before connecting an ilert account.")
+    if account is not None and account.user_id != request.user.pk:
+        raise PermissionDenied("The account to be reconnected is another user's.")
     base_url = _authorize_base(tenant, account)
     attempt = state.begin(
         request,
@@ -97,14 +99,13 @@ def finish_connect(request: HttpRequest) -> ConnectedAccount:
     answer = take_answer(request)
     returned_state = Secret(answer.get("state", ""))
     if pk := state.remembered_account(request, returned_state):
+        state.conclude(request, returned_state)
         return _already_connected(request, pk)
     attempt = state.consume(request, returned_state)
-    connected_pk: Any = None
     try:
         account, created = _exchange(request, attempt, _code(answer))
-        connected_pk = account.pk
     finally:
-        state.conclude(request, attempt, connected_pk)
+        state.conclude(request, returned_state)
     announce(account_connected, account, request=request, created=created)
     return account
 
@@ -139,7 +140,7 @@ def _challenge(code_verifier: str) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
 
-def _already_connected(request: HttpRequest, pk: str) -> ConnectedAccount:
+def _already_connected(request: HttpRequest, pk: int) -> ConnectedAccount:
     account = account_rows().for_user(request.user).filter(pk=pk).first()
     if account is None:
         raise StateError("This attempt to connect was used already.", code="state_used")
@@ -175,11 +176,11 @@ def _code(answer: dict[str, Secret]) -> Secret:
 def _exchange(
     request: HttpRequest, attempt: state.Attempt, code: Secret
 ) -> tuple[ConnectedAccount, bool]:
-    with open_client() as client:
+    with open_client(attempt.api_url) as client:
         tokens = client.exchange_code(code, attempt.code_verifier)
         try:
             info, user = _identify(client, tokens)
-            return _store(request, tokens, info, user, attempt.requested_scope)
+            return _store(request, attempt, tokens, info, user)
         except BaseException:
             _revoke_quietly(client, tokens)
             raise
@@ -195,28 +196,29 @@ def _identify(client: IlertClient, tokens: TokenAnswer) -> tuple[TokenInfo, Curr
 
 def _store(
     request: HttpRequest,
+    attempt: state.Attempt,
     tokens: TokenAnswer,
     info: TokenInfo,
     user: CurrentUser | None,
-    scope: str,
 ) -> tuple[ConnectedAccount, bool]:
     """In place: the same person in the same tenant keeps the row, and the old grant ends."""
     identity: dict[str, Any] = {
         "user": request.user,
-        "api_url": conf.api_url,
+        "api_url": attempt.api_url,
         "tenant_id": info.tenant_id,
         "username": info.username,
     }
     with transaction.atomic(using=database()):
         account, created = account_rows().select_for_update().get_or_create(**identity)
         keep_for_revocation(account, unless=tokens.refresh_token)
-        account.granted_scope = info.scope or scope
-        account.requested_scope = scope
+        account.granted_scope = info.scope or attempt.requested_scope
+        account.requested_scope = attempt.requested_scope
         account.refresh_token = ""
         account.refresh_token_expires_at = None
         take_tokens(account, tokens)
         _mark_connected(account, user)
         account.save(using=database())
+        state.remember(attempt, account.pk)
     return account, created
 
 

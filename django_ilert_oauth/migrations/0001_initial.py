@@ -40,6 +40,24 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name="UsedAttempt",
+            fields=[
+                (
+                    "digest",
+                    models.CharField(max_length=64, primary_key=True, serialize=False),
+                ),
+                ("account_pk", models.BigIntegerField(null=True)),
+                (
+                    "used_at",
+                    models.DateTimeField(db_index=True, default=django.utils.timezone.now),
+                ),
+            ],
+            options={
+                "verbose_name": "used attempt to connect",
+                "verbose_name_plural": "used attempts to connect",
+            },
+        ),
+        migrations.CreateModel(
             name="ConnectedAccount",
             fields=[
                 (

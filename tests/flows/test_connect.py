@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -10,11 +11,11 @@ import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import PermissionDenied
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest
 from django.test import Client, RequestFactory
 
-from django_ilert_oauth import flows
+from django_ilert_oauth import client, flows
 from django_ilert_oauth.exceptions import (
     AuthorizationDeniedError,
     IlertOAuthError,
@@ -26,6 +27,7 @@ from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import CALLBACK, AccountFactory
+from tests.flows.beside import Acting
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -435,3 +437,48 @@ def test_under_asgi_the_callback_leaves_no_code_in_the_scope(
     vars(request)["scope"] = scope
     flows.finish_connect(request)
     assert scope == {"query_string": b""}
+
+
+def test_an_account_can_be_connected_inside_a_transaction_of_the_caller(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    callback = authorize(flows.start_connect(make_request()))
+    with transaction.atomic():
+        account = flows.finish_connect(make_request(callback))
+        assert flows.finish_connect(make_request(callback)) == account
+    assert flows.finish_connect(make_request(callback)) == account
+    assert len(ilert.token_requests) == 1
+
+
+def test_a_callback_again_after_a_rollback_is_left_to_ilert_to_refuse(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    callback = authorize(flows.start_connect(make_request()))
+    with suppress(ZeroDivisionError), transaction.atomic():
+        flows.finish_connect(make_request(callback))
+        raise ZeroDivisionError
+    with pytest.raises(IlertRejectedError) as caught:
+        flows.finish_connect(make_request(callback))
+    assert caught.value.code == "invalid_grant"
+    assert not ConnectedAccount.objects.exists()
+
+
+def test_an_address_that_changes_while_a_code_is_exchanged_counts_from_the_next_attempt(
+    ilert: StandIn, make_request: RequestMaker, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callback, before = authorize(flows.start_connect(make_request())), settings.ILERT_OAUTH_API_URL
+
+    def change() -> None:
+        settings.ILERT_OAUTH_API_URL = "http://127.0.0.1:1"
+
+    monkeypatch.setitem(client.adapters, before, Acting(before=change))
+    account = flows.finish_connect(make_request(callback))
+    assert (account.api_url, ilert.live_refresh_tokens("acme", "grace")) == (before, 1)
+
+
+def test_the_account_of_somebody_else_cannot_be_reconnected(
+    make_request: RequestMaker, account: ConnectedAccount
+) -> None:
+    other = User.objects.create_user("other")
+    with pytest.raises(PermissionDenied):
+        flows.start_connect(make_request(user=other), account=account)

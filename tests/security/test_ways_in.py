@@ -122,6 +122,18 @@ def test_who_comes_back_with_another_session_is_told_what_to_check(
     assert_nothing_came_of_it(ilert)
 
 
+def test_a_code_of_one_ilert_is_not_sent_to_another(
+    browser: Client, callback_url: str, ilert: StandIn, settings: Any
+) -> None:
+    with raw_server(lambda *_: None) as elsewhere:
+        settings.ILERT_OAUTH_API_URL = elsewhere.url
+        page = browser.get(callback_url, follow=True)
+        assert elsewhere.received == []
+    assert page.redirect_chain == [(ACCOUNTS, 302)]
+    assert b"Please connect again" in page.content
+    assert_nothing_came_of_it(ilert)
+
+
 # Requests
 
 
