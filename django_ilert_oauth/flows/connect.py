@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.http import HttpRequest, QueryDict
+from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -38,14 +37,13 @@ from django_ilert_oauth.secret import Secret
 from django_ilert_oauth.signals import account_connected
 
 from .base import account_rows, announce, database, open_client, take_tokens
+from .callback import take_answer as take_answer
 from .disconnect import keep_for_revocation
 
 logger = logging.getLogger(__name__)
 
 #: Ten of them have to fit into a session.
 LONGEST_NEXT_URL = 2000
-#: Servers and proxies keep the address under names of their own, too.
-_QUERY = re.compile("(code|state)=")
 
 
 def start_connect(
@@ -145,20 +143,6 @@ def _already_connected(request: HttpRequest, pk: int) -> ConnectedAccount:
     if account is None:
         raise StateError("This attempt to connect was used already.", code="state_used")
     return account
-
-
-def take_answer(request: HttpRequest) -> dict[str, Secret]:
-    """Out of the request, whose ``repr`` and error pages would show the code and the state."""
-    taken: dict[str, Secret] = vars(request).setdefault("ilert_oauth_answer", {})
-    taken.update((name, Secret(value)) for name, value in request.GET.items())
-    request.GET = QueryDict()
-    request.META["QUERY_STRING"] = ""
-    for name, value in request.META.items():
-        if name != "HTTP_COOKIE" and isinstance(value, str) and _QUERY.search(value):
-            request.META[name] = ""
-    if scope := getattr(request, "scope", None):
-        scope["query_string"] = b""
-    return taken
 
 
 def _code(answer: dict[str, Secret]) -> Secret:

@@ -433,10 +433,46 @@ def test_under_asgi_the_callback_leaves_no_code_in_the_scope(
     ilert: StandIn, make_request: RequestMaker
 ) -> None:
     request = make_request(authorize(flows.start_connect(make_request())))
-    scope = {"query_string": request.META["QUERY_STRING"].encode()}
+    query = request.META["QUERY_STRING"].encode()
+    kept = [(b"host", b"testserver"), (b"cookie", b"state=of-another-app")]
+    scope = {"query_string": query, "headers": [*kept, (b"x-original-uri", b"/?" + query)]}
     vars(request)["scope"] = scope
     flows.finish_connect(request)
-    assert scope == {"query_string": b""}
+    assert scope == {"query_string": b"", "headers": [*kept, (b"x-original-uri", b"")]}
+
+
+def test_the_callback_leaves_no_code_in_headers_that_were_read_before(
+    ilert: StandIn, make_request: RequestMaker
+) -> None:
+    request = make_request(authorize(flows.start_connect(make_request())))
+    request.META["HTTP_REFERER"] = request.build_absolute_uri()
+    request.META["HTTP_COOKIE"] = "state=of-another-app"
+    assert "code=" in request.headers["Referer"]
+    flows.finish_connect(request)
+    assert request.headers["Referer"] == ""
+    assert request.headers["Cookie"] == "state=of-another-app"
+
+
+@pytest.mark.parametrize("name", ["HTTP_HOST", "HTTP_X_FORWARDED_HOST", "SERVER_NAME"])
+def test_a_made_up_code_does_not_take_the_host_away(
+    make_request: RequestMaker, settings: Any, name: str
+) -> None:
+    settings.USE_X_FORWARDED_HOST = True
+    settings.ALLOWED_HOSTS = ["site.example"]
+    request = make_request("/?code=site.example&state=s")
+    request.META[name] = "site.example"
+    with pytest.raises(StateError):
+        flows.finish_connect(request)
+    assert request.get_host() == "site.example"
+
+
+@pytest.mark.parametrize("code", ["", "/", "http", "GET"])
+def test_a_short_made_up_code_takes_nothing_away(make_request: RequestMaker, code: str) -> None:
+    request = make_request(f"/?code={code}&state=s")
+    before = {**request.META, "QUERY_STRING": ""}
+    with pytest.raises(StateError):
+        flows.finish_connect(request)
+    assert before == request.META
 
 
 def test_an_account_can_be_connected_inside_a_transaction_of_the_caller(

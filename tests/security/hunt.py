@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import unquote
 
 #: Characters: shorter pieces could be found by chance.
 PIECE = 12
@@ -61,10 +62,15 @@ class Hunt:
         found = {
             f"{place}: {pieces[piece]}"
             for place, text in self.seen
-            for variant in {text, html.unescape(text)}
+            for variant in _variants(text)
             for piece in pieces.keys() & _windows(variant)
         }
         return sorted(found)
+
+
+def _variants(text: str) -> set[str]:
+    shown = html.unescape(text)
+    return {text, shown, unquote(shown), unquote(unquote(shown))}
 
 
 def _pieces(secret: str) -> set[str]:

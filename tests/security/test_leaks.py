@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
 import requests
@@ -383,16 +384,40 @@ def test_nothing_leaks_where_a_view_of_the_site_breaks(world: World, name: str) 
     assert not leaks, "\n".join(leaks)
 
 
+def every_character(url: str) -> str:
+    return "".join(f"%{ord(character):02X}" for character in url)
+
+
+def odd_names(url: str) -> str:
+    return url.replace("code=", "%63ode=").replace("state=", "st%61te=")
+
+
+def values_only(url: str) -> str:
+    return " ".join(dict(parse_qsl(urlsplit(url).query)).values())
+
+
 #: What servers and proxies in front of the site make of the address that holds the code.
 COPIES = ["RAW_URI", "REQUEST_URI", "REDIRECT_QUERY_STRING", "HTTP_X_ORIGINAL_URI"]
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "encoded": lambda url: quote(url, safe=""),
+    "encoded twice": lambda url: quote(quote(url, safe=""), safe=""),
+    "every character encoded": every_character,
+    "odd names": odd_names,
+    "the values only": values_only,
+    "the values encoded": lambda url: every_character(values_only(url)),
+}
 
 
+@pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("copy", COPIES)
-def test_no_copy_of_the_address_leaks_where_the_callback_breaks(world: World, copy: str) -> None:
+def test_no_copy_of_the_address_leaks_where_the_callback_breaks(
+    world: World, copy: str, spelling: str
+) -> None:
     url = world.begin()
     with refused_by_database("INSERT", ACCOUNT)(world):
-        extra: Any = {copy: url}
-        response: Any = world.browser.get(url, **extra)
+        extra: Any = {copy: SPELLINGS[spelling](url)}
+        response: Any = world.browser.get(odd_names(url), **extra)
     assert response.status_code == 500
     world.visit(response)
     world.sweep()
@@ -400,7 +425,7 @@ def test_no_copy_of_the_address_leaks_where_the_callback_breaks(world: World, co
     assert not leaks, "\n".join(leaks)
 
 
-@pytest.mark.parametrize("place", ["log", "page", "error", "account"])
+@pytest.mark.parametrize("place", ["log", "page", "encoded page", "error", "account"])
 def test_the_hunt_finds_a_piece_of_a_secret_anywhere(world: World, place: str) -> None:
     account = world.make_account()
     world.learn()
@@ -409,6 +434,8 @@ def test_the_hunt_finds_a_piece_of_a_secret_anywhere(world: World, place: str) -
         logging.getLogger("anything").debug("it is %s", piece)
     elif place == "page":
         world.hunt.look_at("page", f"<p>{piece}</p>")
+    elif place == "encoded page":
+        world.hunt.look_at("page", f"<p>{every_character(every_character(piece))}</p>")
     elif place == "error":
         world.attempt(lambda: int(piece + "x"))
     else:
