@@ -7,10 +7,16 @@ env.read_env(DEMO_FOLDER / KEYS_FILE)
 if not env.str("ILERT_CLIENT_ID", ""):
     env.ENVIRON.update(standin_environment("http://127.0.0.1:8001"))
 
-SECRET_KEY = env.str("SECRET_KEY")
+SECRET_KEY = env.str("SECRET_KEY", "")
 # Off: Django's debug pages would show what the frames hold, tokens among it.
 DEBUG = False
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", *env.list("ALLOWED_HOSTS", default=[])]
+# On behind a proxy that speaks https to every visitor, and says so in X-Forwarded-Proto.
+HTTPS_ONLY = env.bool("HTTPS_ONLY", False)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS_ONLY else None
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS_ONLY
+SECURE_HSTS_SECONDS = 365 * 24 * 60 * 60 if HTTPS_ONLY else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS_ONLY
 ROOT_URLCONF = "example_site.urls"
 WSGI_APPLICATION = "example_site.wsgi.application"
 TIME_ZONE = "UTC"
@@ -70,7 +76,7 @@ LOGGING = {
 
 ILERT_OAUTH_CLIENT_ID = env.str("ILERT_CLIENT_ID")
 ILERT_OAUTH_CLIENT_SECRET = env.str("ILERT_CLIENT_SECRET", "")
-ILERT_OAUTH_ENCRYPTION_KEYS = env.list("ILERT_OAUTH_ENCRYPTION_KEYS")
+ILERT_OAUTH_ENCRYPTION_KEYS = env.list("ILERT_OAUTH_ENCRYPTION_KEYS", default=[])
 ILERT_OAUTH_SCOPES = ["profile", "source:w"]
 ILERT_OAUTH_REDIRECT_URI = env.str("ILERT_OAUTH_REDIRECT_URI", "") or None
 ILERT_OAUTH_APP_URL = env.str("ILERT_OAUTH_APP_URL", "https://app.ilert.com")
