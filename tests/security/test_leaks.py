@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
 import requests
+from celery import Celery
+from celery.exceptions import Retry
 from django.contrib.auth.models import User
 from django.db import DatabaseError, connection
 from django.utils import timezone
@@ -379,6 +381,64 @@ def test_nothing_leaks_where_a_view_of_the_site_breaks(world: World, name: str) 
     response = world.browser.get(f"/broken/{name}/?{query}")
     assert (response.status_code, b"SiteError" in response.content) == (500, True)
     world.visit(response)
+    world.sweep()
+    leaks = world.leaks()
+    assert not leaks, "\n".join(leaks)
+
+
+@pytest.fixture
+def celery() -> Iterator[Celery]:
+    """Broker and results in this process, and the results of every task are kept."""
+    app = Celery("leaks", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(task_store_eager_result=True, task_store_errors_even_if_ignored=True)
+    app.set_current()
+    app.amqp.queues["celery"].bind(app.connection_for_write().default_channel).declare()
+    yield app
+    take_messages(app)
+    app.close()
+
+
+def take_messages(app: Celery) -> list[Any]:
+    with app.connection_for_read() as broker:
+        channel: Any = broker.default_channel
+        return list(iter(lambda: channel.basic_get("celery", no_ack=True), None))
+
+
+def test_no_message_to_a_worker_holds_a_secret(
+    world: World, celery: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = world.make_account(access_token_expires_at=timezone.now())
+    tasks.refresh_expiring_tokens.delay()
+    tasks.refresh_expiring_tokens()
+    url = world.settings.ILERT_OAUTH_API_URL
+    monkeypatch.setitem(client.adapters, url, echo("/token", 503))
+    worked_on: Any = tasks.refresh_account
+    worked_on.push_request(id="a", args=[account.pk], called_directly=False)
+    with pytest.raises(Retry):
+        worked_on.run(account.pk)
+    worked_on.pop_request()
+    messages = take_messages(celery)
+    assert len(messages) == 3
+    for message in messages:
+        raw = f"{message.body} {message.headers} {message.properties} {message.delivery_info}"
+        world.hunt.look_at("message", raw)
+    world.sweep()
+    leaks = world.leaks()
+    assert not leaks, "\n".join(leaks)
+
+
+@pytest.mark.parametrize("status", ["SUCCESS", "FAILURE"])
+def test_no_stored_result_of_a_task_holds_a_secret(
+    world: World, celery: Celery, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    account = world.make_account(access_token_expires_at=timezone.now())
+    if status == "FAILURE":
+        url = world.settings.ILERT_OAUTH_API_URL
+        monkeypatch.setitem(client.adapters, url, interrupted("/token", MemoryError()))
+    outcome = tasks.refresh_account.apply((account.pk,), ignore_result=False)
+    kept = celery.backend.get_task_meta(outcome.id)
+    assert kept["status"] == status
+    world.hunt.look_at("result", kept)
     world.sweep()
     leaks = world.leaks()
     assert not leaks, "\n".join(leaks)
