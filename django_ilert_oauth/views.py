@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 
 from django.contrib import messages
@@ -22,15 +23,11 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from . import flows, scopes, state
 from .conf import conf
-from .exceptions import (
-    AuthorizationDeniedError,
-    IlertOAuthError,
-    IlertUnavailableError,
-    StateError,
-)
+from .exceptions import IlertOAuthError, StateError
+from .explanations import explain
 from .flows.connect import requested_scope, safe_next_url, take_answer
 from .forms import ConnectForm
-from .models import ConnectedAccount
+from .models import ConnectedAccount, Status
 from .secret import Secret
 
 logger = logging.getLogger(__name__)
@@ -95,6 +92,10 @@ def disconnect(request: HttpRequest, pk: int) -> HttpResponse:
         text = _("%(account)s is disconnected.") % {"account": account}
         messages.success(request, text, fail_silently=True)
         return redirect(conf.disconnected_url)
+    if account.status == Status.DISCONNECTED:
+        text = _("%(account)s is disconnected already.") % {"account": account}
+        messages.info(request, text, fail_silently=True)
+        return redirect("ilert_oauth:accounts")
     return render(request, "ilert_oauth/disconnect.html", {"account": account})
 
 
@@ -130,8 +131,8 @@ def _to_reconnect(request: HttpRequest) -> ConnectedAccount | None:
 def _finish(request: HttpRequest) -> HttpResponse:
     returned_state = take_answer(request).get("state", Secret())
     if not request.user.is_authenticated:
-        lost = StateError(f"A user came back from ilert without a session. {state.ADVICE}")
-        _tell(request, lost)
+        lost = f"A user came back from ilert without a session. {state.ADVICE}"
+        _tell(request, StateError(lost, code="session_ended"))
         return redirect_to_login(reverse("ilert_oauth:accounts"))
     is_reload = state.was_used(request, returned_state)
     next_url = safe_next_url(request, state.next_url(request, returned_state))
@@ -152,8 +153,17 @@ def _failed(request: HttpRequest, error: Exception, next_url: str = "") -> HttpR
 
 
 def _tell(request: HttpRequest, error: Exception) -> None:
-    logger.warning("An ilert account was not connected: %s", error)
-    messages.error(request, _explain(error), fail_silently=True)
+    """By the reference, support finds in the log what a user was told."""
+    reference = secrets.token_hex(4)
+    logger.warning(
+        "An ilert account was not connected: %s (%s, reference %s)",
+        error,
+        getattr(error, "code", "setting"),
+        reference,
+    )
+    text = _("%(explanation)s Reference: %(reference)s")
+    text %= {"explanation": explain(error), "reference": reference}
+    messages.error(request, text, fail_silently=True)
 
 
 def _way_on(error: Exception, next_url: str) -> str:
@@ -161,20 +171,3 @@ def _way_on(error: Exception, next_url: str) -> str:
         return reverse("ilert_oauth:accounts")
     query = urlencode({"next": next_url}) if next_url else ""
     return f"{reverse('ilert_oauth:connect')}?{query}".rstrip("?")
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, StateError):
-        return _(
-            "This attempt to connect has ended: it was begun elsewhere, used already, took more "
-            "than ten minutes, or your browser did not keep this site's cookie. Please connect "
-            "again."
-        )
-    if isinstance(error, AuthorizationDeniedError) and error.code == "access_denied":
-        return _("ilert was told not to give access, so nothing was connected.")
-    if isinstance(error, IlertUnavailableError):
-        return _("ilert could not be reached. Nothing was changed; please try again in a minute.")
-    return _(
-        "ilert did not accept the request, so nothing was connected. Please try again, and tell "
-        "this site's administrators if it happens again."
-    )

@@ -16,7 +16,8 @@ LAYERS = [
     {"client"},
     {"crypto", "fields", "state", "models"},
     {"flows"},
-    {"admin", "decorators", "forms", "management", "session", "tasks", "urls", "views"},
+    {"admin", "decorators", "explanations", "forms", "management", "session", "tasks"}
+    | {"templatetags", "urls", "views"},
 ]
 LONGEST_FUNCTION = 40
 
