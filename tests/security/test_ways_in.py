@@ -17,6 +17,7 @@ from requests.adapters import HTTPAdapter
 from django_ilert_oauth import client, flows
 from django_ilert_oauth.exceptions import ReconnectRequiredError
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Status
+from django_ilert_oauth.state import SESSION_KEY
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import AccountFactory
@@ -60,6 +61,26 @@ def test_another_session_of_the_same_user_cannot_finish(
     elsewhere.force_login(user)
     elsewhere.post(CONNECT)
     assert elsewhere.get(callback_url)["Location"] == ACCOUNTS
+    assert_nothing_came_of_it(ilert)
+
+
+def test_who_comes_back_after_more_than_ten_minutes_cannot_finish(
+    browser: Client, callback_url: str, ilert: StandIn
+) -> None:
+    session = browser.session
+    for entry in session[SESSION_KEY].values():
+        entry["begun_at"] -= 601
+    session.save()
+    assert browser.get(callback_url)["Location"] == ACCOUNTS
+    assert_nothing_came_of_it(ilert)
+
+
+def test_who_has_begun_ten_others_since_cannot_finish(
+    browser: Client, callback_url: str, ilert: StandIn
+) -> None:
+    for _ in range(10):
+        browser.post(CONNECT)
+    assert browser.get(callback_url)["Location"] == ACCOUNTS
     assert_nothing_came_of_it(ilert)
 
 
