@@ -6,17 +6,22 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
+from . import signed_scopes
 from .conf import conf, is_tenant
 from .models import ConnectedAccount
 
 
 class ConnectForm(forms.Form):
-    """``account`` is one of the user's own, to be reconnected."""
+    """``account`` is one of the user's own, to be reconnected.
+
+    ``scopes`` is asked for besides the usual, where this site has signed it for this user.
+    """
 
     account = forms.ModelChoiceField(
         ConnectedAccount.objects.none(), required=False, widget=forms.HiddenInput
     )
     next = forms.CharField(required=False, widget=forms.HiddenInput)
+    scopes = forms.CharField(required=False, widget=forms.HiddenInput)
     tenant = forms.CharField(
         label=_("Your ilert address"),
         help_text=_("The first part of it, such as acme for acme.ilert.com. May be left empty."),
@@ -25,10 +30,19 @@ class ConnectForm(forms.Form):
 
     def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._user = user
         accounts = ConnectedAccount.objects.for_user(user)
         self.fields["account"].queryset = accounts  # type: ignore[attr-defined]
         if conf.tenant:
             del self.fields["tenant"]
+
+    @property
+    def asked_scopes(self) -> str:
+        """Whether the form is valid or not."""
+        return signed_scopes.unsign(self._user, self["scopes"].value() or "")
+
+    def clean_scopes(self) -> str:
+        return signed_scopes.unsign(self._user, self.cleaned_data["scopes"])
 
     def clean_tenant(self) -> str:
         tenant: str = self.cleaned_data["tenant"]

@@ -77,6 +77,10 @@ def covers(granted: str | Iterable[str], required: str | Iterable[str]) -> bool:
     return all(held.intersection(covering(scope)) for scope in split(required))
 
 
+def missing(granted: str | Iterable[str], required: str | Iterable[str]) -> list[str]:
+    return [scope for scope in split(required) if not covers(granted, scope)]
+
+
 def covering(scope: str) -> list[str]:
     """Each scope that includes this one, itself among them."""
     resource, level = _parse(scope)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.views import redirect_to_login
-from django.core.exceptions import ImproperlyConfigured
+from django.contrib.sites.shortcuts import get_current_site
+from django.core.exceptions import ImproperlyConfigured, ObjectDoesNotExist
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
@@ -22,7 +23,7 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_GET, require_http_methods, require_safe
 
 from . import flows, scopes, state
-from .conf import conf
+from .conf import conf, is_tenant
 from .exceptions import IlertOAuthError, StateError
 from .explanations import explain
 from .flows.connect import requested_scope, safe_next_url, take_answer
@@ -103,6 +104,7 @@ def _leave_for_ilert(request: HttpRequest, form: ConnectForm) -> HttpResponse:
     try:
         url = flows.start_connect(
             request,
+            scopes=form.cleaned_data["scopes"],
             next_url=form.cleaned_data["next"],
             tenant=form.cleaned_data.get("tenant"),
             account=form.cleaned_data["account"],
@@ -113,12 +115,25 @@ def _leave_for_ilert(request: HttpRequest, form: ConnectForm) -> HttpResponse:
 
 
 def _connect_page(request: HttpRequest, form: ConnectForm) -> HttpResponse:
+    account = _to_reconnect(request)
+    if account and is_tenant(account.tenant_id):
+        form.fields.pop("tenant", None)
+    requested = requested_scope(form.asked_scopes, account)
+    new = scopes.missing(account.granted_scope if account else conf.scopes, requested)
     context = {
         "form": form,
-        "host": request.get_host(),
-        "sentences": scopes.describe(requested_scope(account=_to_reconnect(request))),
+        "account": account,
+        "site_name": _site_name(request),
+        "asks": [(scopes.describe(s)[0], s in new) for s in scopes.split(requested)],
     }
     return render(request, "ilert_oauth/connect.html", context)
+
+
+def _site_name(request: HttpRequest) -> str:
+    try:
+        return get_current_site(request).name
+    except ObjectDoesNotExist:
+        return request.get_host()
 
 
 def _to_reconnect(request: HttpRequest) -> ConnectedAccount | None:

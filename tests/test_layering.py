@@ -12,7 +12,7 @@ import django_ilert_oauth
 PACKAGE = Path(django_ilert_oauth.__file__).parent
 #: design.md's picture from the bottom up.
 LAYERS = [
-    {"secret", "exceptions", "scopes", "signals", "conf", "checks", "apps", ""},
+    {"secret", "exceptions", "scopes", "signed_scopes", "signals", "conf", "checks", "apps", ""},
     {"client"},
     {"crypto", "fields", "state", "models"},
     {"flows"},

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import html
+import time
+from typing import Any
+
+import pytest
+from django.conf import settings as site_settings
+from django.contrib.auth.models import User
+from django.test import Client
+
+from django_ilert_oauth import signed_scopes
+from django_ilert_oauth.models import ConnectedAccount, Status
+from ilert_standin import StandIn
+from tests.asked import CONNECT, press, scopes_asked_at_ilert
+from tests.conftest import AccountFactory
+
+OUTDATED = "The link that brought you here has run out"
+NEW = '<span class="ilert-new">new</span>'
+
+
+def text_of(page: Any) -> str:
+    assert page.status_code == 200
+    return html.unescape(page.content.decode())
+
+
+def lines_of(page: Any) -> list[str]:
+    """What is asked for, each with its mark."""
+    listed = text_of(page).partition('<ul class="ilert-rights">')[2].partition("</ul>")[0]
+    return [line.strip().removesuffix("</li>") for line in listed.split("<li>")[1:]]
+
+
+def has_tenant_field(page: Any) -> bool:
+    return 'name="tenant"' in text_of(page)
+
+
+def signed(user: User, scopes: str = "source:w") -> str:
+    return signed_scopes.sign(user, scopes)
+
+
+# What is asked for
+
+
+def test_signed_scopes_are_asked_for_besides_the_usual(browser: Client, user: User) -> None:
+    page = browser.get(CONNECT, {"scopes": signed(user)})
+    assert lines_of(page) == [
+        "See your profile",
+        f"See, create and edit alert sources {NEW}",
+    ]
+    assert scopes_asked_at_ilert(browser, page) == {"profile", "source:w"}
+
+
+def test_the_usual_is_not_marked_as_new(browser: Client) -> None:
+    assert lines_of(browser.get(CONNECT)) == ["See your profile"]
+
+
+def test_an_account_is_asked_for_what_it_has_and_what_is_new(
+    browser: Client, user: User, make_account: AccountFactory
+) -> None:
+    account = make_account(granted_scope="profile alert:w source")
+    page = browser.get(f"{CONNECT}?account={account.pk}&scopes={signed(user)}")
+    assert lines_of(page) == [
+        "See your profile",
+        f"See, create and edit alert sources {NEW}",
+        "See, create and edit alerts",
+    ]
+    assert scopes_asked_at_ilert(browser, page) == {"profile", "alert:w", "source:w"}
+
+
+def test_what_was_asked_for_before_and_not_granted_is_new(
+    browser: Client, make_account: AccountFactory
+) -> None:
+    account = make_account(granted_scope="profile", requested_scope="profile source:w")
+    page = browser.get(CONNECT, {"account": account.pk})
+    assert lines_of(page)[1] == f"See, create and edit alert sources {NEW}"
+
+
+def test_an_unknown_scope_is_shown_as_text(browser: Client, user: User) -> None:
+    page = browser.get(CONNECT, {"scopes": signed(user, "<b>bold</b>")})
+    assert b"&lt;b&gt;bold" in page.content
+    assert b"<b>bold" not in page.content
+
+
+# What nobody signed for this user
+
+
+def expired(user: User, monkeypatch: pytest.MonkeyPatch) -> str:
+    made = signed(user)
+    later = time.time() + 3700
+    monkeypatch.setattr("django.core.signing.time.time", lambda: later)
+    return made
+
+
+def foreign(user: User, monkeypatch: pytest.MonkeyPatch) -> str:
+    return signed(User.objects.create_user("other"))
+
+
+def forged(user: User, monkeypatch: pytest.MonkeyPatch) -> str:
+    return signed(user).replace(":", "A:", 1)
+
+
+def by_hand(user: User, monkeypatch: pytest.MonkeyPatch) -> str:
+    return "source:w"
+
+
+each_fake = pytest.mark.parametrize("make", [expired, foreign, forged, by_hand])
+
+
+@each_fake
+def test_what_does_not_hold_is_said_and_not_asked_for(
+    browser: Client, user: User, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    page = browser.get(CONNECT, {"scopes": make(user, monkeypatch), "next": "/after/"})
+    assert OUTDATED in text_of(page)
+    assert lines_of(page) == ["See your profile"]
+    assert scopes_asked_at_ilert(browser, page) == {"profile"}
+
+
+@each_fake
+def test_what_does_not_hold_is_not_asked_for_by_a_post(
+    browser: Client, user: User, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    left: Any = browser.post(CONNECT, {"scopes": make(user, monkeypatch)})
+    assert "source" not in left["Location"]
+
+
+def test_a_link_that_runs_out_while_the_page_is_open_widens_nothing(
+    browser: Client, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = browser.get(CONNECT, {"scopes": signed(user)})
+    expired(user, monkeypatch)
+    assert scopes_asked_at_ilert(browser, page) == {"profile"}
+
+
+def test_without_scopes_there_is_nothing_to_complain_about(browser: Client) -> None:
+    assert OUTDATED not in text_of(browser.get(CONNECT))
+
+
+def test_a_null_character_is_no_error(browser: Client) -> None:
+    assert browser.get(CONNECT, {"scopes": "a\x00b"}).status_code == 200
+    assert browser.post(CONNECT, {"scopes": "a\x00b"}).status_code == 200
+
+
+def test_a_page_that_is_shown_again_keeps_what_was_asked(browser: Client, user: User) -> None:
+    again = browser.post(CONNECT, {"scopes": signed(user), "tenant": "not a tenant"})
+    assert "Enter only the first part of the address" in text_of(again)
+    assert scopes_asked_at_ilert(browser, again, tenant="acme") == {"profile", "source:w"}
+
+
+# Who asks, and for which account
+
+
+def test_the_page_names_the_host_of_a_site_without_a_name(browser: Client) -> None:
+    assert "whether testserver may do this" in text_of(browser.get(CONNECT))
+
+
+@pytest.fixture
+def with_sites(settings: Any) -> Any:
+    settings.INSTALLED_APPS = [*site_settings.INSTALLED_APPS, "django.contrib.sites"]
+    settings.SITE_ID = 7
+    from django.contrib.sites import models
+
+    models.SITE_CACHE.clear()
+    yield models
+    models.SITE_CACHE.clear()
+
+
+def test_the_page_names_the_site_by_its_name(browser: Client, with_sites: Any) -> None:
+    with_sites.SITE_CACHE[7] = with_sites.Site(domain="a.example", name="Tom & Jerry's")
+    page = browser.get(CONNECT)
+    assert "whether Tom & Jerry's may do this" in text_of(page)
+    assert b"Tom &amp; Jerry" in page.content
+
+
+def test_a_site_whose_row_is_missing_is_named_by_its_host(
+    browser: Client, with_sites: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get_current(_manager: Any, _request: Any) -> Any:
+        raise with_sites.Site.DoesNotExist
+
+    monkeypatch.setattr(with_sites.SiteManager, "get_current", get_current)
+    assert "whether testserver may do this" in text_of(browser.get(CONNECT))
+
+
+def test_a_reconnect_names_the_account_and_its_login(
+    browser: Client, account: ConnectedAccount
+) -> None:
+    page = text_of(browser.get(CONNECT, {"account": account.pk}))
+    assert "<h1>Reconnect grace @ acme</h1>" in page
+    assert "At ilert, log in as grace:" in page
+
+
+def test_a_first_connect_names_no_account(browser: Client, account: ConnectedAccount) -> None:
+    page = text_of(browser.get(CONNECT))
+    assert "<h1>Connect an ilert account</h1>" in page
+    assert "grace" not in page
+
+
+# The tenant
+
+
+def test_a_first_connect_may_name_the_tenant(browser: Client) -> None:
+    page = browser.get(CONNECT)
+    assert has_tenant_field(page)
+    assert press(browser, page, tenant="initech").startswith("https://initech.ilert.com/")
+
+
+def test_a_site_of_one_tenant_does_not_ask_for_it(browser: Client, settings: Any) -> None:
+    settings.ILERT_OAUTH_TENANT = "initech"
+    page = browser.get(CONNECT)
+    assert not has_tenant_field(page)
+    assert press(browser, page).startswith("https://initech.ilert.com/")
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_reconnect_does_not_ask_for_the_tenant(
+    browser: Client, make_account: AccountFactory, status: Status, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_TENANT_URL = "https://{tenant}.ilert.test"
+    account = make_account(status=status)
+    page = browser.get(CONNECT, {"account": account.pk})
+    assert not has_tenant_field(page)
+    assert press(browser, page).startswith("https://acme.ilert.test/")
+
+
+def test_a_reconnect_asks_for_a_tenant_that_is_no_address(
+    browser: Client, make_account: AccountFactory
+) -> None:
+    account = make_account(tenant_id="Not an address")
+    assert has_tenant_field(browser.get(CONNECT, {"account": account.pk}))
+
+
+# How
+
+
+def test_the_page_has_no_script_and_no_style_of_its_own(
+    browser: Client, user: User, account: ConnectedAccount
+) -> None:
+    page = text_of(browser.get(f"{CONNECT}?account={account.pk}&scopes={signed(user)}")).lower()
+    for inline in ("<script", "<style", "style=", "onclick", "javascript:"):
+        assert inline not in page
+
+
+def test_looking_at_the_page_sends_nobody_to_ilert(
+    browser: Client, user: User, ilert: StandIn
+) -> None:
+    assert browser.get(CONNECT, {"scopes": signed(user)}).status_code == 200
+    assert ilert.requests == []
+    assert "ilert_oauth" not in browser.session
