@@ -9,6 +9,7 @@ app_name = "ilert_oauth"
 urlpatterns = [
     path("", views.accounts, name="accounts"),
     path("connect/", views.connect, name="connect"),
+    path("choose/", views.choose, name="choose"),
     path("callback/", views.callback, name="callback"),
     path("<int:pk>/disconnect/", views.disconnect, name="disconnect"),
 ]

@@ -22,12 +22,13 @@ from django.views.decorators.clickjacking import xframe_options_deny
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_GET, require_http_methods, require_safe
 
-from . import flows, scopes, state
+from . import choice, flows, scopes, signed_scopes, state
 from .conf import conf, is_tenant
 from .exceptions import IlertOAuthError, StateError
 from .explanations import explain
 from .flows.connect import requested_scope, safe_next_url, take_answer
 from .forms import ConnectForm
+from .links import connect_url
 from .models import ConnectedAccount, Status
 from .secret import Secret
 
@@ -68,6 +69,30 @@ def connect(request: HttpRequest) -> HttpResponse:
     else:
         form = ConnectForm(initial=request.GET.dict(), user=request.user)
     return _connect_page(request, form)
+
+
+@outside_transactions
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@csrf_protect
+@xframe_options_deny
+@login_required
+def choose(request: HttpRequest) -> HttpResponse:
+    given = request.POST if request.method == "POST" else request.GET
+    next_url = safe_next_url(request, given.get("next", ""))
+    asked = signed_scopes.unsign(request.user, given.get("scopes", ""))
+    accounts = choice.fitting(request, asked)
+    for account in accounts:
+        if request.method == "POST" and request.POST.get("account") == str(account.pk):
+            choice.remember(request, account)
+            return HttpResponseRedirect(next_url or reverse("ilert_oauth:accounts"))
+    context = {
+        "accounts": accounts,
+        "next_url": next_url,
+        "signed_scopes": given.get("scopes", ""),
+        "connect_url": connect_url(request, scopes=asked, next_url=next_url),
+    }
+    return render(request, "ilert_oauth/choose.html", context)
 
 
 @outside_transactions

@@ -16,8 +16,8 @@ LAYERS = [
     {"client"},
     {"crypto", "fields", "state", "models"},
     {"flows"},
-    {"admin", "decorators", "explanations", "forms", "management", "session", "tasks"}
-    | {"templatetags", "urls", "views"},
+    {"admin", "choice", "decorators", "explanations", "forms", "links", "management", "session"}
+    | {"tasks", "templatetags", "urls", "views"},
 ]
 LONGEST_FUNCTION = 40
 

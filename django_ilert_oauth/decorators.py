@@ -1,0 +1,143 @@
+"""For views that work in ilert: only a user with an account that fits gets in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import partial, wraps
+from typing import Any, TypeVar, cast, overload
+from urllib.parse import urlsplit
+
+from asgiref.sync import iscoroutinefunction, sync_to_async
+from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.shortcuts import render, resolve_url
+from django.utils.cache import add_never_cache_headers, patch_vary_headers
+
+from . import choice
+from . import scopes as scope_names
+from .links import choose_url, connect_url, wants_json, way_back
+from .models import ConnectedAccount
+
+__all__ = ["IlertAccountRequiredMixin", "IlertHttpRequest", "connect_url", "ilert_account_required"]
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class IlertHttpRequest(HttpRequest):
+    """For annotations: what a view behind ``ilert_account_required`` is called with."""
+
+    ilert_account: ConnectedAccount
+
+
+@overload
+def ilert_account_required(view: View, *, scopes: str | Iterable[str] = ()) -> View: ...
+@overload
+def ilert_account_required(
+    view: None = None, *, scopes: str | Iterable[str] = ()
+) -> Callable[[View], View]: ...
+def ilert_account_required(view: Any = None, *, scopes: str | Iterable[str] = ()) -> Any:
+    """Sends users to log in, to connect, to extend or reconnect an account, or to choose one.
+
+    The view finds the account in ``request.ilert_account``: connected, readable, granted these
+    scopes. Its token may have run out; ``IlertSession`` renews it.
+    """
+    guard = partial(_guard, scope_names.union(scopes))
+    return guard if view is None else guard(view)
+
+
+class IlertAccountRequiredMixin:
+    """``ilert_account_required`` for class-based views; stands before ``View`` in the bases."""
+
+    ilert_scopes: str | Iterable[str] = ()
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        view = super().dispatch  # type: ignore[misc]
+        return ilert_account_required(view, scopes=self.ilert_scopes)(request, *args, **kwargs)
+
+
+def _guard(scopes: str, view: View) -> View:
+    async def guarded_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return await _answer(scopes, view, request, *args, **kwargs)
+
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return _refuse(request, scopes) or view(request, *args, **kwargs)
+
+    guard: Any = guarded_async if _is_async(view) else guarded
+    return cast(View, wraps(view)(guard))
+
+
+def _is_async(view: Callable[..., Any]) -> bool:
+    """Also for the dispatch of an async class: a plain function that returns a coroutine."""
+    instance = _instance(inspect.unwrap(view, stop=_instance))
+    return iscoroutinefunction(view) or getattr(instance, "view_is_async", False)
+
+
+def _instance(view: Callable[..., Any]) -> Any:
+    """Whose method it is; ``method_decorator`` wraps that into a partial."""
+    return getattr(getattr(view, "func", view), "__self__", None)
+
+
+async def _answer(
+    scopes: str, view: Callable[..., Any], request: HttpRequest, /, *args: Any, **kwargs: Any
+) -> Any:
+    refusal = await sync_to_async(_refuse)(request, scopes)
+    return refusal or await view(request, *args, **kwargs)
+
+
+def _refuse(request: HttpRequest, scopes: str) -> HttpResponse | None:
+    """Nothing for a user with an account that fits, which is then in the request."""
+    account = choice.chosen(request, choice.fitting(request, scopes))
+    if account is not None:
+        cast(IlertHttpRequest, request).ilert_account = account
+        return None
+    response = _send_away(request, scopes)
+    add_never_cache_headers(response)
+    patch_vary_headers(response, ["Accept"])
+    return response
+
+
+def _send_away(request: HttpRequest, scopes: str) -> HttpResponse:
+    if not request.user.is_authenticated:
+        urls = {"login_url": _login_url(request), "connect_url": connect_url(request)}
+        return _send(request, 401, "login_required", **urls)
+    if choice.fitting(request, scopes):
+        url = choose_url(request, scopes=scopes)
+        return _send(request, 403, "account_choice_required", choose_url=url)
+    account = choice.to_mend(request, scopes)
+    url = connect_url(request, scopes=scopes, account=account)
+    if account is None:
+        return _send(request, 401, "account_required", connect_url=url)
+    if not choice.is_usable(account):
+        return _send(request, 401, "reconnect_required", connect_url=url)
+    return _ask_for_more(request, scopes, account, url)
+
+
+def _ask_for_more(
+    request: HttpRequest, scopes: str, account: ConnectedAccount, url: str
+) -> HttpResponse:
+    """Who was asked already and granted less is told, and never sent to ilert again unasked."""
+    missing = scope_names.missing(account.granted_scope, scopes)
+    if wants_json(request) or not choice.was_asked(account, scopes):
+        return _send(request, 403, "insufficient_scope", connect_url=url, missing_scopes=missing)
+    context = {
+        "account": account,
+        "connect_url": url,
+        "sentences": scope_names.describe(missing),
+    }
+    return render(request, "ilert_oauth/scopes_missing.html", context, status=403)
+
+
+def _send(request: HttpRequest, status: int, error: str, **facts: Any) -> HttpResponse:
+    """A program gets all of the facts, a browser is sent to the first."""
+    if wants_json(request):
+        return JsonResponse({"error": error, **facts}, status=status)
+    return HttpResponseRedirect(next(iter(facts.values())))
+
+
+def _login_url(request: HttpRequest) -> str:
+    next_url = way_back(request)
+    if urlsplit(resolve_url(settings.LOGIN_URL)).netloc:
+        next_url = request.build_absolute_uri(next_url)
+    return redirect_to_login(next_url).url
