@@ -1,0 +1,63 @@
+"""Whether the user has an account that fits, and the way to one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django import template
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest
+from django.template.context import Context
+
+from django_ilert_oauth import choice, links
+from django_ilert_oauth import scopes as scope_names
+from django_ilert_oauth.models import ConnectedAccount
+
+register = template.Library()
+
+
+@register.simple_tag(takes_context=True)
+def ilert_account(context: Context, scopes: str | Iterable[str] = ()) -> ConnectedAccount | None:
+    """The user's account that has these scopes; of several the chosen one, or the latest."""
+    return choice.preferred(_request(context), scope_names.union(scopes))
+
+
+@register.simple_tag(takes_context=True)
+def ilert_connect_url(
+    context: Context, scopes: str | Iterable[str] = (), next_url: str | None = None
+) -> str:
+    """Reconnects the account that lacks the scopes or needs it; back here unless said otherwise."""
+    return _connect_url(context, scopes, next_url)[0]
+
+
+@register.inclusion_tag("ilert_oauth/connect_button.html", takes_context=True)
+def ilert_connect_button(
+    context: Context,
+    scopes: str | Iterable[str] = (),
+    next_url: str | None = None,
+    text: str = "",
+) -> dict[str, Any]:
+    url, account = _connect_url(context, scopes, next_url)
+    return {"connect_url": url, "account": account, "text": text}
+
+
+def _connect_url(
+    context: Context, scopes: str | Iterable[str], next_url: str | None
+) -> tuple[str, ConnectedAccount | None]:
+    request, needed = _request(context), scope_names.union(scopes)
+    has_one = choice.fitting(request, needed)
+    account = None if has_one else choice.to_mend(request, needed)
+    url = links.connect_url(request, scopes=needed, next_url=next_url, account=account)
+    return url, account
+
+
+def _request(context: Context) -> HttpRequest:
+    request = context.get("request")
+    if not isinstance(request, HttpRequest):
+        raise ImproperlyConfigured(
+            "The tags of ilert_oauth need the request: add "
+            "django.template.context_processors.request to the context processors, and render "
+            "the template with its request."
+        )
+    return request
