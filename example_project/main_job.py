@@ -11,6 +11,7 @@ from site_browser import Page, SiteBrowser, StepError
 
 TENANT, USERNAME = "acme", "grace"
 NEW_SOURCE = "Made by the example"
+NEW_SOURCE_PATH = "/alert-sources/new/"
 
 RunCommand = Callable[..., CompletedProcess[str]]
 
@@ -50,6 +51,7 @@ class MainJob:
             "Connect": self._connect,
             "Read /api/users/current": self._read_current_user,
             "List alert sources": self._list_alert_sources,
+            "Ask for more access": self._ask_for_more,
             "Create an alert source": self._create_alert_source,
             "Expire the access token": self._expire,
             "Refresh by the command": self._refresh,
@@ -66,7 +68,7 @@ class MainJob:
 
     def _connect(self) -> str:
         page = self._site.open("/ilert/connect/")
-        page.require("See, create and edit alert sources")
+        page.require("See alert sources")
         accounts = self._through_ilert(self._site.leave(page, "/ilert/connect/"))
         self._pk = _account_on(accounts)
         self._require_refresh_tokens(1)
@@ -79,10 +81,18 @@ class MainJob:
         names = _alert_sources(self._account_page())
         return f"{len(names)} found: {', '.join(names)}"
 
+    def _ask_for_more(self) -> str:
+        page = self._site.open(NEW_SOURCE_PATH)
+        page.require('See, create and edit alert sources <span class="ilert-new">new</span>')
+        back = self._through_ilert(self._site.leave(page, "/ilert/connect/"))
+        _require(urlsplit(back.url).path == NEW_SOURCE_PATH, "it led back to another page")
+        self._require_refresh_tokens(1)
+        return "the page for it led to the connect page, and back once consent was given"
+
     def _create_alert_source(self) -> str:
-        page = self._account_page()
-        before = _alert_sources(page)
-        page = self._site.submit(page, self._account_path, name=NEW_SOURCE)
+        before = _alert_sources(self._account_page())
+        form = self._site.open(NEW_SOURCE_PATH)
+        page = self._site.submit(form, NEW_SOURCE_PATH, name=NEW_SOURCE)
         page.require(f"The alert source {NEW_SOURCE} was created.")
         after = _alert_sources(page)
         _require(len(after) == len(before) + 1, "the list is not one longer")
@@ -140,7 +150,7 @@ class MainJob:
         return self._site.open(self._account_path)
 
     def _through_ilert(self, authorize_url: str) -> Page:
-        """Log-in and consent at the stand-in, and back to the site's accounts page."""
+        """Log-in and consent at the stand-in, and back to the site."""
         asked = parse_qs(urlsplit(authorize_url).query)
         _require(asked.get("code_challenge_method") == ["S256"], "PKCE is missing")
         callback_url = ilert_browser.authorize(

@@ -77,7 +77,8 @@ LOGGING = {
 ILERT_OAUTH_CLIENT_ID = env.str("ILERT_CLIENT_ID")
 ILERT_OAUTH_CLIENT_SECRET = env.str("ILERT_CLIENT_SECRET", "")
 ILERT_OAUTH_ENCRYPTION_KEYS = env.list("ILERT_OAUTH_ENCRYPTION_KEYS", default=[])
-ILERT_OAUTH_SCOPES = ["profile", "source:w"]
+# The page that creates an alert source asks for source:w when it is needed.
+ILERT_OAUTH_SCOPES = ["profile", "source"]
 ILERT_OAUTH_REDIRECT_URI = env.str("ILERT_OAUTH_REDIRECT_URI", "") or None
 ILERT_OAUTH_APP_URL = env.str("ILERT_OAUTH_APP_URL", "https://app.ilert.com")
 ILERT_OAUTH_API_URL = env.str("ILERT_OAUTH_API_URL", "https://api.ilert.com")

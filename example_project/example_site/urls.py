@@ -12,6 +12,7 @@ urlpatterns = [
     path("login/", LoginView.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("accounts/<int:pk>/", views.account, name="account"),
+    path("alert-sources/new/", views.new_alert_source, name="new_alert_source"),
     path("ilert/", include("django_ilert_oauth.urls")),
     path("admin/", admin.site.urls),
 ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -8,8 +9,9 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_http_methods, require_safe
 
+from django_ilert_oauth.decorators import IlertHttpRequest, ilert_account_required
 from django_ilert_oauth.exceptions import IlertOAuthError, ReconnectRequiredError
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.session import IlertSession
@@ -22,13 +24,27 @@ MOST_SHOWN = 100
 PATIENCE = 5
 
 
-@require_http_methods(["GET", "HEAD", "POST"])
+@require_safe
 @login_required
 def account(request: HttpRequest, pk: int) -> HttpResponse:
     account = get_object_or_404(ConnectedAccount.objects.for_user(request.user), pk=pk)
+    return _at_ilert(request, account, _account_page)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@ilert_account_required(scopes="source:w")
+def new_alert_source(request: IlertHttpRequest) -> HttpResponse:
+    return _at_ilert(request, request.ilert_account, _new_alert_source_page)
+
+
+def _at_ilert(
+    request: HttpRequest,
+    account: ConnectedAccount,
+    page: Callable[[HttpRequest, IlertSession], HttpResponse],
+) -> HttpResponse:
     try:
         with IlertSession(account, max_wait=PATIENCE) as ilert:
-            return _account_page(request, ilert)
+            return page(request, ilert)
     except ReconnectRequiredError as error:
         messages.error(request, str(error))
         return redirect("ilert_oauth:accounts")
@@ -38,20 +54,26 @@ def account(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _account_page(request: HttpRequest, ilert: IlertSession) -> HttpResponse:
-    form = AlertSourceForm(request.POST) if request.method == "POST" else None
-    if form and form.is_valid():
-        created = _read(ilert.post(ALERT_SOURCES, json=form.alert_source()))
-        messages.success(request, f"The alert source {created['name']} was created.")
-        return redirect(request.path)
-    person = _read(ilert.get("/api/users/current"))
-    sources = list(islice(ilert.list(ALERT_SOURCES), MOST_SHOWN))
     context = {
         "account": ilert.account,
-        "person": person,
-        "sources": sources,
-        "form": form or AlertSourceForm(initial={"escalation_policy": _usual_policy(sources)}),
+        "person": _read(ilert.get("/api/users/current")),
+        "sources": _alert_sources(ilert),
     }
     return render(request, "account.html", context)
+
+
+def _new_alert_source_page(request: HttpRequest, ilert: IlertSession) -> HttpResponse:
+    form = AlertSourceForm(request.POST or None)
+    if form.is_valid():
+        created = _read(ilert.post(ALERT_SOURCES, json=form.alert_source()))
+        messages.success(request, f"The alert source {created['name']} was created.")
+        return redirect("account", pk=ilert.account.pk)
+    form.initial["escalation_policy"] = _usual_policy(_alert_sources(ilert))
+    return render(request, "new_alert_source.html", {"account": ilert.account, "form": form})
+
+
+def _alert_sources(ilert: IlertSession) -> list[dict[str, Any]]:
+    return list(islice(ilert.list(ALERT_SOURCES), MOST_SHOWN))
 
 
 def _read(response: requests.Response) -> Any:

@@ -22,6 +22,7 @@ STEPS = [
     "Connect: account 1 is grace @ acme",
     "Read /api/users/current: Grace Demo (grace, ADMIN)",
     "List alert sources: 2 found",
+    "Ask for more access: ",
     "Create an alert source: 3 found",
     "Expire the access token: ",
     "Refresh by the command: 1 renewed, 0 failed",
