@@ -2,138 +2,249 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.adapters import BaseAdapter
 from requests.auth import AuthBase
 
 from . import client, flows
+from .answers import IlertHTTPError, IlertResponse, identity, items_of
 from .conf import conf
 from .exceptions import EndpointMismatchError, IlertOAuthError
+from .flows.shared import own_copy, shared_access_token
 from .models import ConnectedAccount
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["IlertHTTPError", "IlertSession"]
+
 PAGE = 50
+#: Answers of a gateway or of an overloaded server, and how often they are not taken for final.
+TROUBLE = frozenset({502, 503, 504})
+TROUBLE_TRIES = 3
+#: RFC 9110, section 9.2.2: twice is the same as once.
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 
 
 class IlertSession(requests.Session):
     """Relative URLs lead to the account's ilert; each request carries a fresh token.
 
     The token goes nowhere else: an absolute URL to another scheme, host or port raises
-    ``EndpointMismatchError``, a redirect there loses the token. A request also raises what
-    ``flows.get_access_token`` raises. A 401 is answered by one refresh and one more try, a 429 by
-    waiting, ``max_wait`` seconds in all at the most; the last answer is returned as it is.
+    ``EndpointMismatchError``, a redirect there goes without it, and no request, response or
+    exception that is handed out holds it. A request also raises what ``flows.get_access_token``
+    raises. A 401 is answered by one refresh and one more try, unless the last refresh is less than
+    ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago. A 429 is waited out, and so is a 502, 503 or 504 to an
+    idempotent method, up to three times; ``max_wait`` seconds in all at the most. The last answer
+    is returned as it is. A body that is a stream is sent once only. Hooks see the last answer.
+
+    Threads may share a session and its account: only one of them refreshes. As with any session of
+    ``requests``, set it up before, and answers are read whole unless ``stream=True``.
+
+    ``team_context`` is the id of the team whose things are meant, ilert's header ``team-context``.
     """
 
-    def __init__(self, account: ConnectedAccount, *, max_wait: float = 60) -> None:
+    def __init__(
+        self,
+        account: ConnectedAccount,
+        *,
+        max_wait: float = 60,
+        team_context: int | str | None = None,
+    ) -> None:
         super().__init__()
         self.account = account
         self.max_wait = max_wait
-        self.auth = _AccountAuth(account)
+        self.auth = _OnlyAtIlert(account)
         self.headers["Accept"] = "application/json"
+        if team_context is not None:
+            self.headers["team-context"] = str(team_context)
         for prefix, adapter in client.adapters.items():
             self.mount(prefix, adapter)
 
-    def request(  # type: ignore[override]
-        self, method: str, url: str, *args: Any, **kwargs: Any
-    ) -> requests.Response:
-        kwargs.setdefault("timeout", conf.timeout)
-        url = self._absolute(url)
-        kwargs["proxies"] = {**client.proxies_for(url), **(kwargs.get("proxies") or {})}
-        response = self._patiently(method, url, *args, **kwargs)
-        if response.status_code == 401 and _can_repeat(response) and self._renewed():
-            response.close()
-            response = self._patiently(method, url, *args, **kwargs)
-        return response
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "An IlertSession cannot be pickled or copied: hand on the primary key of its account, "
+            "and open a session there."
+        )
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        absolute = copy.copy(request)
+        url = request.url or ""
+        absolute.url = self._absolute(url.decode() if isinstance(url, bytes) else url)
+        return super().prepare_request(absolute)
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        try:
-            return super().send(request, **kwargs)
-        except BaseException as error:
-            failure = client.bare(error)
-        request.headers.pop("Authorization", None)
-        raise failure
+        if kwargs.get("timeout") is None:
+            kwargs["timeout"] = conf.timeout
+        if "proxies" not in kwargs:
+            settings = self.merge_environment_settings(request.url or "", {}, None, None, None)
+            kwargs["proxies"] = settings["proxies"]
+        return super().send(request, **kwargs)
+
+    def merge_environment_settings(
+        self, url: str, proxies: dict[str, str] | None, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        proxies = {**client.proxies_for(url), **(proxies or {})}
+        return super().merge_environment_settings(url, proxies, *args, **kwargs)
+
+    def get_adapter(self, url: Any) -> BaseAdapter:
+        return _TokenAdapter(self.account, super().get_adapter(url), self.max_wait)
 
     def list(self, path: str, **params: Any) -> Iterator[Any]:
-        """Every item of an endpoint that pages, fetched as they are asked for.
+        """Every item of an endpoint that pages, each once, fetched as they are asked for.
 
-        Raises ``requests.HTTPError`` for an answer that is not 2xx.
+        Raises ``IlertHTTPError`` for an answer that is not 2xx and ``requests.RequestException``
+        for one that is no list. Do not delete items meanwhile: those behind them would move up.
         """
-        start, longest, previous = int(params.pop("start-index", 0)), 0, None
+        start, longest, seen = int(params.pop("start-index", 0)), 0, set[str]()
         while True:
             page = {"start-index": start, "max-results": PAGE, **params}
-            response = self.get(path, params=page)
-            response.raise_for_status()
-            items = response.json()
-            if not items or items == previous:
+            items = items_of(self.get(path, params=page))
+            new = [item for item in items if identity(item) not in seen]
+            yield from new
+            if not new or len(items) < longest:
                 return
-            yield from items
-            if len(items) < longest:
-                return
-            start, longest, previous = start + len(items), len(items), items
-
-    def should_strip_auth(self, old_url: str, new_url: str) -> bool:
-        """Stricter than ``requests``, which lets a token follow from http to https."""
-        return _origin(old_url) != _origin(new_url)
+            seen.update(map(identity, new))
+            start, longest = start + len(items), len(items)
 
     def _absolute(self, url: str) -> str:
         base = self.account.api_url
         is_relative = "://" not in url and not url.startswith("//")
         return f"{base}/{url.lstrip('/')}" if is_relative else urljoin(base, url)
 
-    def _patiently(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:
-        waited = 0.0
-        while True:
-            response = super().request(method, url, *args, **kwargs)
-            pause = _pause(response)
-            if pause is None or waited + pause > self.max_wait or not _can_repeat(response):
-                return response
-            response.close()
-            logger.warning("ilert asks for fewer requests: waiting %.0f s", pause)
-            time.sleep(pause)
-            waited += pause
 
-    def _renewed(self) -> bool:
-        before = self.account.access_token_ciphertext
-        try:
-            flows.refresh(self.account)
-        except IlertOAuthError as error:
-            logger.warning("Account %s: no new token after a 401: %s", self.account.pk, error.code)
-        return self.account.access_token_ciphertext != before
+class _OnlyAtIlert(AuthBase):
+    """Adds nothing, and keeps ``requests`` from adding a password from ``~/.netrc``."""
 
-
-class _AccountAuth(AuthBase):
     def __init__(self, account: ConnectedAccount) -> None:
         self._account = account
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         # The prepared URL: what urllib3 connects to, however the caller spelt it.
-        url = request.url or ""
-        if _origin(url) != _origin(self._account.api_url):
+        if _origin(request.url or "") != _origin(self._account.api_url):
             raise EndpointMismatchError("An account's token goes only to the ilert that issued it.")
+        client.require_safe(request.url or "")
+        return request
+
+
+class _TokenAdapter(BaseAdapter):
+    """Before the one that is mounted: here the token is added, to a copy that is not kept."""
+
+    def __init__(self, account: ConnectedAccount, mounted: BaseAdapter, max_wait: float) -> None:
+        super().__init__()
+        self._account = account
+        self._mounted = mounted
+        self._max_wait = max_wait
+
+    def send(  # type: ignore[override]
+        self, request: requests.PreparedRequest, **kwargs: Any
+    ) -> requests.Response:
+        tries = _Tries(self._account, self._max_wait)
+        while True:
+            token = self._token(request.url or "")
+            response = self._send_once(request, token, **kwargs)
+            pause = tries.pause_after(request, response, token)
+            if pause is None:
+                if response.status_code >= 400 and not kwargs.get("stream"):
+                    # Hooks may raise for it before requests itself has read it.
+                    response.content  # noqa: B018
+                return response
+            response.close()
+            if pause:
+                wait(pause)
+
+    def _token(self, url: str) -> str:
+        if _origin(url) != _origin(self._account.api_url):
+            return ""
         client.require_safe(url)
-        return client.BearerAuth(flows.get_access_token(self._account))(request)
+        return shared_access_token(self._account)
+
+    def _send_once(
+        self, request: requests.PreparedRequest, token: str, **kwargs: Any
+    ) -> requests.Response:
+        sent = client.BearerAuth(token)(request.copy()) if token else request
+        try:
+            response = self._mounted.send(sent, **kwargs)
+        except BaseException as error:
+            failure = client.bare(error)
+        else:
+            response.request = request
+            if type(response) is requests.Response:
+                response.__class__ = IlertResponse
+            return response
+        if isinstance(failure, requests.RequestException):
+            failure.request = request
+        raise failure
 
 
-def _can_repeat(response: requests.Response) -> bool:
-    """A stream is used up, and so are files by the time they are a multipart body."""
-    first = (response.history or [response])[0].request
-    is_multipart = str(first.headers.get("Content-Type")).startswith("multipart/")
-    return isinstance(first.body, str | bytes | None) and not is_multipart
+class _Tries:
+    """Those that one request has had, and how long they were apart."""
+
+    def __init__(self, account: ConnectedAccount, max_wait: float) -> None:
+        self._account = account
+        self._left = max_wait
+        self._troubles = 0
+        self._was_refused = False
+
+    def pause_after(
+        self, request: requests.PreparedRequest, response: requests.Response, token: str
+    ) -> float | None:
+        """Seconds to the next try; None where this answer is the last."""
+        if not isinstance(request.body, str | bytes | None):
+            return None
+        if response.status_code == 401:
+            return self._pause_after_401(token)
+        pause = self._wish(request, response)
+        if pause is None or pause > self._left:
+            return None
+        self._left -= pause
+        logger.warning(
+            "Account %s: ilert answered %d: waiting %.1f s",
+            self._account.pk,
+            response.status_code,
+            pause,
+        )
+        return pause
+
+    def _pause_after_401(self, token: str) -> float | None:
+        if self._was_refused or not token:
+            return None
+        self._was_refused = True
+        return 0.0 if _has_other_token(self._account, token) else None
+
+    def _wish(self, request: requests.PreparedRequest, response: requests.Response) -> float | None:
+        asked = client.retry_after(response.headers.get("Retry-After"))
+        if response.status_code == 429:
+            # ilert names no time (observed); its windows last a minute.
+            return random.uniform(10, 30) if asked is None else max(asked, 1.0)  # noqa: S311
+        if response.status_code not in TROUBLE or request.method not in IDEMPOTENT:
+            return None
+        self._troubles += 1
+        if self._troubles > TROUBLE_TRIES:
+            return None
+        growing: float = 2**self._troubles * random.uniform(0.25, 0.5)  # noqa: S311
+        return growing if asked is None else max(asked, growing)
 
 
-def _pause(response: requests.Response) -> float | None:
-    """Seconds to wait after a 429. ilert names none (observed); its windows last a minute."""
-    if response.status_code != 429:
-        return None
-    asked = client.retry_after(response.headers.get("Retry-After"))
-    return random.uniform(10, 30) if asked is None else max(asked, 1.0)  # noqa: S311
+def wait(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def _has_other_token(account: ConnectedAccount, refused: str) -> bool:
+    """Refreshes the account unless another thread has done so since this token was sent."""
+    if account.access_token == refused:
+        try:
+            with own_copy(account) as mine:
+                flows.refresh(mine)
+        except IlertOAuthError as error:
+            logger.warning("Account %s: no new token after a 401: %s", account.pk, error.code)
+    return account.access_token not in ("", refused)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

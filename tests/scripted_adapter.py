@@ -7,7 +7,8 @@ from io import BytesIO
 from typing import Any
 
 import requests
-from requests.adapters import BaseAdapter
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPResponse
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Seen:
     timeout: Any
 
 
-class ScriptedAdapter(BaseAdapter):
+class ScriptedAdapter(HTTPAdapter):
     """Answers each request with the next of its replies; the last one comes again and again."""
 
     def __init__(self, *replies: Reply) -> None:
@@ -41,15 +42,15 @@ class ScriptedAdapter(BaseAdapter):
         body = b"".join(_chunks(request.body))
         method, url = request.method or "", request.url or ""
         self.seen.append(Seen(method, url, headers, body, kwargs["timeout"]))
+        assert len(self.seen) < 200, "asks for ever"
         reply = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
-        response = requests.Response()
-        response.status_code, response.url, response.request = reply.status, url, request
-        response.headers.update(reply.headers)
-        response.raw = BytesIO(json.dumps(reply.body).encode())
-        return response
-
-    def close(self) -> None:
-        pass
+        raw = HTTPResponse(
+            BytesIO(json.dumps(reply.body).encode()),
+            headers=reply.headers,
+            status=reply.status,
+            preload_content=False,
+        )
+        return self.build_response(request, raw)
 
 
 def _chunks(body: Any) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ PACKAGE = Path(django_ilert_oauth.__file__).parent
 #: design.md's picture from the bottom up.
 LAYERS = [
     {"secret", "exceptions", "scopes", "signed_scopes", "signals", "conf", "checks", "apps", ""},
-    {"client"},
+    {"client", "answers"},
     {"crypto", "fields", "state", "models"},
     {"flows"},
     {"admin", "choice", "decorators", "explanations", "forms", "links", "management", "session"}
@@ -109,7 +109,7 @@ def test_the_graph_knows_the_imports_there_are() -> None:
 def test_only_the_app_config_waits_with_an_import() -> None:
     waiting = {name: imports(name, inside_functions(tree)) for name, tree in TREES.items()}
     assert {name: found for name, found in waiting.items() if found} == {
-        "apps": {"flows.disconnect"}
+        "apps": {"flows.disconnect"},
     }
 
 

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import copy
 import io
+import json
+import logging
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from itertools import islice
+from itertools import count, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -11,18 +16,21 @@ import pytest
 import requests
 from django.utils import timezone
 
-from django_ilert_oauth import client
+from django_ilert_oauth import client, flows
 from django_ilert_oauth.exceptions import (
     EndpointMismatchError,
     IlertOAuthError,
     IlertUnavailableError,
     ReconnectRequiredError,
 )
+from django_ilert_oauth.flows import renewal
+from django_ilert_oauth.flows.lease import store_under
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
-from django_ilert_oauth.session import IlertSession
+from django_ilert_oauth.session import IlertHTTPError, IlertSession
 from ilert_standin import StandIn, serve
 from ilert_standin.faults import Fault
 from tests.conftest import AccountFactory
+from tests.flows.beside import at_once, stored_tokens
 from tests.scripted_adapter import Reply, ScriptedAdapter
 
 if TYPE_CHECKING:
@@ -293,6 +301,89 @@ def test_patience_has_an_end_where_ilert_asks_for_no_time_at_all(
     assert sum(naps) <= 60
 
 
+@pytest.mark.parametrize("status", [502, 503, 504])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
+def test_trouble_is_waited_out_where_twice_is_the_same_as_once(
+    far_account: ConnectedAccount, script: Script, naps: list[float], method: str, status: int
+) -> None:
+    adapter = script(Reply(status), Reply(status), Reply(body="done"))
+    with IlertSession(far_account) as session:
+        assert session.request(method, "/api/alerts/1", json={"a": 1}).status_code == 200
+    assert [seen.body for seen in adapter.seen] == [b'{"a": 1}'] * 3
+    assert 0.5 <= naps[0] <= 1 <= naps[1] <= 2
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_trouble_is_final_where_twice_could_be_too_often(
+    far_account: ConnectedAccount, script: Script, naps: list[float], method: str, status: int
+) -> None:
+    adapter = script(Reply(status, headers={"Retry-After": "1"}))
+    with IlertSession(far_account) as session:
+        assert session.request(method, "/api/alerts").status_code == status
+    assert len(adapter.seen) == 1
+    assert naps == []
+
+
+@pytest.mark.parametrize("status", [500, 501, 400, 404])
+def test_other_errors_are_final(
+    far_account: ConnectedAccount, script: Script, naps: list[float], status: int
+) -> None:
+    adapter = script(Reply(status, headers={"Retry-After": "1"}))
+    with IlertSession(far_account) as session:
+        assert session.get("/api/alerts").status_code == status
+    assert len(adapter.seen) == 1
+
+
+def test_trouble_that_stays_is_handed_on_after_three_more_tries(
+    far_account: ConnectedAccount, script: Script, naps: list[float]
+) -> None:
+    adapter = script(Reply(503))
+    with IlertSession(far_account, max_wait=1000) as session:
+        assert session.get("/api/alerts").status_code == 503
+    assert len(adapter.seen) == 4
+    assert len(naps) == 3
+
+
+@pytest.mark.parametrize(("max_wait", "expected"), [(60, [40]), (30, [])])
+def test_trouble_is_waited_out_as_long_as_ilert_asks_and_patience_lasts(
+    far_account: ConnectedAccount,
+    script: Script,
+    naps: list[float],
+    max_wait: int,
+    expected: list[float],
+) -> None:
+    script(Reply(503, headers={"Retry-After": "40"}))
+    with IlertSession(far_account, max_wait=max_wait) as session:
+        session.get("/api/alerts")
+    assert naps == expected
+
+
+def test_patience_is_one_for_a_429_a_503_and_what_comes_after_a_401(
+    far_account: ConnectedAccount, script: Script, naps: list[float]
+) -> None:
+    script(Reply(body=TOKEN), at=ILERT + client.TOKEN_PATH)
+    wait = {"Retry-After": "25"}
+    script(Reply(429, headers=wait), Reply(401), Reply(503, headers=wait), Reply(429, headers=wait))
+    with IlertSession(far_account, max_wait=60) as session:
+        assert session.get("/api/alerts").status_code == 429
+    assert naps == [25, 25]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_each_wait_is_announced_in_the_log(
+    far_account: ConnectedAccount,
+    script: Script,
+    naps: list[float],
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+) -> None:
+    script(Reply(status, headers={"Retry-After": "7"}), Reply())
+    with caplog.at_level(logging.WARNING), IlertSession(far_account) as session:
+        session.get("/api/alerts?summary=private")
+    assert caplog.messages == [f"Account {far_account.pk}: ilert answered {status}: waiting 7.0 s"]
+
+
 def test_requests_have_the_timeouts_of_the_settings(
     far_account: ConnectedAccount, script: Script, settings: Any
 ) -> None:
@@ -395,6 +486,241 @@ def test_a_redirect_within_ilert_keeps_the_token(session: IlertSession, ilert: S
     assert session.get("/api/alert-sources").json()["username"] == "grace"
 
 
+def handed_out(response: requests.Response) -> bytes:
+    requests_made = [response.request, *(each.request for each in response.history)]
+    return (
+        pickle.dumps([response, requests_made])
+        + repr([dict(request.headers) for request in requests_made]).encode()
+    )
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [[Reply(200)], [Reply(404)], [Reply(302, headers={"Location": "/api/there"}), Reply(200)]],
+)
+def test_what_is_handed_out_holds_no_token(
+    far_account: ConnectedAccount, script: Script, replies: list[Reply]
+) -> None:
+    adapter = script(*replies)
+    with IlertSession(far_account) as session:
+        response = session.get("/api/alerts")
+    assert [seen.headers["Authorization"] for seen in adapter.seen] == ["Bearer first-token"] * len(
+        replies
+    )
+    assert b"first-token" not in handed_out(response)
+
+
+def test_a_pickled_answer_is_an_answer(far_account: ConnectedAccount, script: Script) -> None:
+    script(Reply(404, body={"code": "NOT_FOUND"}))
+    with IlertSession(far_account) as session:
+        kept = pickle.loads(pickle.dumps(session.get("/api/alerts")))  # noqa: S301
+    with pytest.raises(IlertHTTPError) as raised:
+        kept.raise_for_status()
+    assert raised.value.code == "NOT_FOUND"
+
+
+def test_the_request_of_an_error_holds_no_token(
+    far_account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unreachable(ScriptedAdapter):
+        def send(self, request: Any, *args: Any, **kwargs: Any) -> requests.Response:
+            assert "first-token" in request.headers["Authorization"]
+            raise requests.ConnectionError("lost", request=request)
+
+    monkeypatch.setitem(client.adapters, ILERT, Unreachable())
+    with IlertSession(far_account) as session, pytest.raises(requests.ConnectionError) as raised:
+        session.get("/api/alerts")
+    request = raised.value.request
+    assert isinstance(request, requests.PreparedRequest)
+    assert request.url == ILERT + "/api/alerts"
+    assert "Authorization" not in request.headers
+
+
+@pytest.mark.parametrize("refuse", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_session_is_neither_pickled_nor_copied(
+    session: IlertSession, refuse: Callable[[object], object]
+) -> None:
+    with pytest.raises(TypeError, match="primary key"):
+        refuse(session)
+
+
+def test_hooks_see_the_last_answer_and_no_token(
+    far_account: ConnectedAccount, script: Script, naps: list[float]
+) -> None:
+    script(Reply(503), Reply(429), Reply(body="done"))
+    seen: list[tuple[int, bool]] = []
+
+    def look(response: requests.Response, **kwargs: Any) -> None:
+        seen.append((response.status_code, "Authorization" in response.request.headers))
+
+    with IlertSession(far_account) as session:
+        session.hooks["response"].append(look)
+        session.get("/api/alerts")
+    assert seen == [(200, False)]
+
+
+def test_a_hook_may_raise_for_every_error(
+    far_account: ConnectedAccount, script: Script, naps: list[float]
+) -> None:
+    script(Reply(503), Reply(404, body={"message": "Not here"}))
+    with IlertSession(far_account) as session:
+        session.hooks["response"].append(lambda response, **kwargs: response.raise_for_status())
+        with pytest.raises(IlertHTTPError) as raised:
+            session.get("/api/alerts")
+    assert raised.value.message == "Not here"
+
+
+def test_adapters_are_mounted_as_on_any_session(far_account: ConnectedAccount) -> None:
+    adapter = ScriptedAdapter(Reply(body="mine"))
+    with IlertSession(far_account) as session:
+        session.mount(ILERT + "/api/alerts", adapter)
+        assert session.get("/api/alerts").json() == "mine"
+    assert adapter.seen[0].headers["Authorization"] == "Bearer first-token"
+
+
+def test_an_adapter_may_answer_with_a_kind_of_its_own(
+    far_account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Answer(requests.Response):
+        pass
+
+    class Own(ScriptedAdapter):
+        def build_response(self, request: Any, raw: Any) -> Any:
+            answer = super().build_response(request, raw)
+            answer.__class__ = Answer
+            return answer
+
+    monkeypatch.setitem(client.adapters, ILERT, Own())
+    with IlertSession(far_account) as session:
+        assert type(session.get("/api/alerts")) is Answer
+
+
+@pytest.mark.parametrize("url", ["/api/alerts", b"/api/alerts", ILERT + "/api/alerts"])
+def test_a_request_may_be_prepared_before_it_is_sent(
+    far_account: ConnectedAccount, script: Script, settings: Any, url: Any
+) -> None:
+    settings.ILERT_OAUTH_TIMEOUT = (2, 3)
+    adapter = script()
+    with IlertSession(far_account) as session:
+        prepared = session.prepare_request(requests.Request("POST", url, json={"a": 1}))
+        assert "Authorization" not in prepared.headers
+        session.send(prepared)
+    (seen,) = adapter.seen
+    assert (seen.method, seen.url, seen.body) == ("POST", ILERT + "/api/alerts", b'{"a": 1}')
+    assert (seen.headers["Authorization"], seen.timeout) == ("Bearer first-token", (2, 3))
+
+
+def test_a_request_that_was_prepared_stays_on_this_machine_too(
+    session: IlertSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    prepared = session.prepare_request(requests.Request("GET", "/api/users/current"))
+    assert session.send(prepared).status_code == 200
+
+
+def test_no_password_from_netrc_takes_the_place_of_the_token(
+    far_account: ConnectedAccount,
+    script: Script,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "netrc").write_text("machine ilert.test login grace password hunter2\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    adapter = script(Reply(302, headers={"Location": "/api/there"}), Reply())
+    with IlertSession(far_account) as session:
+        session.get("/api/alerts")
+    assert {seen.headers["Authorization"] for seen in adapter.seen} == {"Bearer first-token"}
+
+
+@pytest.mark.parametrize("team", [7, "7"])
+def test_a_team_can_be_named_for_all_requests(
+    far_account: ConnectedAccount, script: Script, team: int | str
+) -> None:
+    adapter = script()
+    with IlertSession(far_account, team_context=team) as session:
+        session.get("/api/alerts")
+    assert adapter.seen[0].headers["team-context"] == "7"
+
+
+def test_no_team_is_named_unasked(far_account: ConnectedAccount, script: Script) -> None:
+    adapter = script()
+    with IlertSession(far_account) as session:
+        session.get("/api/alerts")
+    assert "team-context" not in adapter.seen[0].headers
+
+
+@pytest.mark.django_db(transaction=True)
+def test_threads_that_share_a_session_refresh_once(
+    expired_account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.options.rotate = True
+    ilert.options.latency = 0.3
+    with IlertSession(expired_account) as session:
+        answers = at_once(10, lambda _number: session.get("/api/users/current").json()["username"])
+    assert answers == ["grace"] * 10
+    assert len(ilert.token_requests) == 1
+    assert str(expired_account.access_token) == stored_tokens(expired_account)[0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_threads_that_are_all_refused_refresh_once(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.options.rotate = True
+    ilert.options.latency = 0.3
+    ilert.expire_access_tokens()
+    with IlertSession(account) as session:
+        answers = at_once(10, lambda _number: session.get("/api/users/current").status_code)
+    assert answers == [200] * 10
+    assert len(ilert.token_requests) == 1
+
+
+def test_what_another_thread_reads_meanwhile_does_no_harm_to_what_is_stored(
+    expired_account: ConnectedAccount, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ilert.options.rotate = True
+    before = stored_tokens(expired_account)
+
+    def store_late(*args: Any) -> bool:
+        expired_account.refresh_from_db()
+        return store_under(*args)
+
+    monkeypatch.setattr(renewal, "store_under", store_late)
+    with IlertSession(expired_account) as session:
+        assert session.get("/api/users/current").status_code == 200
+    assert not set(stored_tokens(expired_account)) & set(before)
+    assert str(expired_account.access_token) == stored_tokens(expired_account)[0]
+
+
+@pytest.mark.parametrize("floor", [timedelta(0), timedelta(minutes=5)])
+def test_a_401_is_answered_with_the_token_that_another_thread_got_meanwhile(
+    session: IlertSession, ilert: StandIn, settings: Any, floor: timedelta
+) -> None:
+    settings.ILERT_OAUTH_MIN_REFRESH_INTERVAL = floor
+
+    class Late(ScriptedAdapter):
+        def send(self, request: Any, *args: Any, **kwargs: Any) -> requests.Response:
+            if not self.seen:
+                flows.refresh(session.account)
+            return super().send(request, *args, **kwargs)
+
+    late = Late(Reply(401), Reply(body="done"))
+    session.mount(session.account.api_url + "/api/alerts", late)
+    assert session.get("/api/alerts").json() == "done"
+    assert len(ilert.token_requests) == 1
+
+
+def test_a_401_after_the_account_was_disconnected_elsewhere_is_the_callers(
+    session: IlertSession, ilert: StandIn
+) -> None:
+    flows.disconnect(ConnectedAccount.objects.get(pk=session.account.pk))
+    ilert.expire_access_tokens()
+    assert session.get("/api/users/current").status_code == 401
+
+
 @pytest.fixture
 def sources(ilert: StandIn, make_account: AccountFactory) -> IlertSession:
     """62 alert sources: two of the stand-in's own and sixty more."""
@@ -476,6 +802,69 @@ def test_a_server_that_ignores_the_start_index_is_not_asked_for_ever(
     assert len(adapter.seen) == 2
 
 
+def test_pages_that_come_round_again_are_not_fetched_for_ever(
+    far_account: ConnectedAccount, script: Script
+) -> None:
+    adapter = script(page_of(1, 2), page_of(3, 4), page_of(1, 2), page_of(3, 4))
+    with IlertSession(far_account) as session:
+        items = list(islice(session.list("/api/alerts"), 20))
+    assert [item["id"] for item in items] == [1, 2, 3, 4]
+    assert len(adapter.seen) == 3
+
+
+def test_a_list_that_changes_and_ignores_the_start_is_not_fetched_for_ever(
+    far_account: ConnectedAccount, script: Script
+) -> None:
+    ages = count()
+    script(*[Reply(body=[{"id": 1, "age": next(ages)}, {"id": 2}]) for _ in range(30)])
+    with IlertSession(far_account) as session:
+        assert len(list(islice(session.list("/api/on-calls"), 20))) == 2
+
+
+def test_an_item_that_moves_to_the_next_page_meanwhile_comes_once(
+    far_account: ConnectedAccount, script: Script
+) -> None:
+    script(page_of(1, 2, 3), page_of(3, 4, 5), page_of(6))
+    with IlertSession(far_account) as session:
+        items = list(session.list("/api/alerts"))
+    assert [item["id"] for item in items] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [["a", "b"], ["c", "b"], ["a"]],
+        [[{"user": "grace"}, {"user": "ada"}], [{"user": "ada"}, {"user": "linus"}], []],
+        [[1, None], [None, 2], [1]],
+    ],
+)
+def test_items_without_an_id_are_told_apart_by_what_they_are(
+    far_account: ConnectedAccount, script: Script, pages: list[Any]
+) -> None:
+    script(*[Reply(body=page) for page in pages])
+    with IlertSession(far_account) as session:
+        items = list(islice(session.list("/api/things"), 20))
+    assert len(items) == len({json.dumps(item) for item in items}) == 3
+
+
+@pytest.mark.parametrize("body", [{"id": 1}, {}, None, "text", 7])
+def test_what_is_no_list_is_named_as_such(
+    far_account: ConnectedAccount, script: Script, body: object
+) -> None:
+    script(Reply(body=body))
+    with IlertSession(far_account) as session, pytest.raises(requests.RequestException) as raised:
+        next(session.list("/api/users/current", summary="private"))
+    assert str(raised.value) == "The answer to /api/users/current is no list: read it by get()."
+
+
+def test_what_is_no_json_is_no_list_either(session: IlertSession, ilert: StandIn) -> None:
+    page = "<!doctype html><p>Down for maintenance"
+    ilert.add_fault("alert-sources", Fault(200, page, {"Content-Type": "text/html"}))
+    with pytest.raises(requests.RequestException, match="is no list") as raised:
+        next(session.list("/api/alert-sources"))
+    assert "maintenance" not in repr(vars(raised.value)) + repr(raised.value.__context__)
+
+
 def test_other_parameters_go_with_every_page(far_account: ConnectedAccount, script: Script) -> None:
     adapter = script(page_of(1, 2), page_of(3))
     with IlertSession(far_account) as session:
@@ -486,8 +875,9 @@ def test_other_parameters_go_with_every_page(far_account: ConnectedAccount, scri
 
 def test_a_list_that_is_refused_raises(make_account: AccountFactory) -> None:
     account = make_account(granted_scope="profile")
-    with IlertSession(account) as session, pytest.raises(requests.HTTPError):
+    with IlertSession(account) as session, pytest.raises(IlertHTTPError) as raised:
         list(session.list("/api/alert-sources"))
+    assert raised.value.code == "FORBIDDEN"
 
 
 def test_the_path_of_the_api_s_address_is_kept(

@@ -19,7 +19,7 @@ from .oauth import Answer, Grants
 from .options import Options
 from .people import person_of
 from .responses import json_response, page_response
-from .rest import Rest
+from .rest import COLLECTIONS, Rest
 from .server import drop_connection
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ ROUTES = Map(
         Rule("/api/alert-sources", methods=["GET", "POST"], endpoint="alert_sources"),
         Rule(
             "/api/alert-sources/<int:id>", methods=["GET", "PUT", "DELETE"], endpoint="alert_source"
+        ),
+        Rule("/api/on-calls", methods=["GET"], endpoint="on_calls"),
+        Rule(f"/api/<any({', '.join(COLLECTIONS)}):name>", methods=["GET"], endpoint="collection"),
+        Rule(
+            f"/api/<any({', '.join(COLLECTIONS)}):name>/<int:id>",
+            methods=["GET"],
+            endpoint="member",
         ),
     ],
     merge_slashes=False,
@@ -164,6 +171,9 @@ class StandIn:
             "current_user": self._rest.current_user,
             "alert_sources": self._rest.alert_sources,
             "alert_source": self._rest.alert_source,
+            "collection": self._rest.collection,
+            "member": self._rest.member,
+            "on_calls": self._rest.on_calls,
         }
         return views[name](request, **values)
 

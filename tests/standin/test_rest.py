@@ -124,3 +124,31 @@ def test_a_page_that_is_no_number_is_refused(
 def test_what_is_not_there_is_a_rest_error(client: AppClient) -> None:
     assert rest_error(client.api("GET", "nothing")) == (404, "NOT_FOUND")
     assert rest_error(client.api("POST", "users/current")) == (405, "METHOD_NOT_ALLOWED")
+
+
+@pytest.mark.parametrize(
+    ("path", "scope", "sizes"),
+    [
+        ("alerts", "alert", (3, 3)),
+        ("schedules", "schedule", (20, 3)),
+        ("users", "user", (2, 2)),
+    ],
+)
+def test_collections_are_read_with_their_scope_and_in_pages_of_their_own(
+    standin: StandIn, client: AppClient, path: str, scope: str, sizes: tuple[int, int]
+) -> None:
+    mine = token(standin, scope)
+    items = client.api("GET", f"{path}?max-results=1000", mine).json()
+    assert (len(items), len(client.api("GET", f"{path}?max-results=3", mine).json())) == sizes
+    assert client.api("GET", f"{path}/{items[0]['id']}", mine).json() == items[0]
+    assert rest_error(client.api("GET", f"{path}/999999", mine)) == (404, "NOT_FOUND")
+    assert rest_error(client.api("GET", path, token(standin, "profile"))) == (403, "FORBIDDEN")
+    assert rest_error(client.api("DELETE", path, mine)) == (405, "METHOD_NOT_ALLOWED")
+
+
+def test_a_tenant_without_known_people_has_nobody_on_call(
+    standin: StandIn, client: AppClient
+) -> None:
+    mine = token(standin, "schedule user", "new-tenant")
+    assert client.api("GET", "users", mine).json() == []
+    assert {str(each["user"]) for each in client.api("GET", "on-calls", mine).json()} == {"{}"}

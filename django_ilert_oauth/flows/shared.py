@@ -1,0 +1,56 @@
+"""One account object that several threads or tasks use at once.
+
+A renewal writes to the object's columns while it runs. Here it runs on a copy, and what has changed
+is taken over in one go: a reader meets the old token or the new one, never a mixture.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from django_ilert_oauth.conf import conf
+from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.secret import Secret
+
+from .base import require_same_ilert
+from .refresh import get_access_token
+from .renewal import GRANT_COLUMNS
+
+_guard = threading.Lock()
+
+
+def fresh_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> Secret | None:
+    """The stored token if it is good for longer than the margin; without a query or a request."""
+    require_same_ilert(account)
+    wanted_margin = conf.refresh_margin if margin is None else margin
+    return account.access_token if account.is_fresh(wanted_margin) else None
+
+
+def shared_access_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> str:
+    """As ``get_access_token``, for an account object that other threads use, too."""
+    if token := fresh_token(account, margin=margin):
+        return token
+    with own_copy(account) as mine:
+        return get_access_token(mine, margin=margin)
+
+
+@contextmanager
+def own_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
+    mine = copy.copy(account)
+    before = _columns(mine)
+    try:
+        yield mine
+    finally:
+        with _guard:
+            # In this order the token comes before its expiry, by which readers judge it.
+            for name, value in _columns(mine).items():
+                if value != before[name]:
+                    setattr(account, name, value)
+
+
+def _columns(account: ConnectedAccount) -> dict[str, object]:
+    return {name: getattr(account, name) for name in GRANT_COLUMNS}

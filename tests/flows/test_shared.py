@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from django_ilert_oauth.flows.shared import own_copy
+from django_ilert_oauth.models import ConnectedAccount, Status
+
+
+def test_what_happens_to_the_copy_is_seen_once_it_is_complete(account: ConnectedAccount) -> None:
+    before = str(account.access_token)
+    with own_copy(account) as mine:
+        mine.access_token = "new"
+        mine.status = Status.RECONNECT_REQUIRED
+        assert (account.access_token, account.status) == (before, Status.CONNECTED)
+    assert (account.access_token, account.status) == ("new", Status.RECONNECT_REQUIRED)
+
+
+def test_what_happened_before_an_error_is_seen_too(account: ConnectedAccount) -> None:
+    with pytest.raises(ValueError, match="trouble"), own_copy(account) as mine:
+        mine.last_error = "timeout"
+        raise ValueError("trouble")
+    assert account.last_error == "timeout"
+
+
+def test_what_the_copy_left_alone_stays_as_others_made_it(account: ConnectedAccount) -> None:
+    with own_copy(account) as mine:
+        account.access_token = "from another thread"
+        mine.last_error = "busy"
+    assert (account.access_token, account.last_error) == ("from another thread", "busy")
+
+
+def test_the_token_is_taken_over_before_its_expiry(
+    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that sees the new expiry gets the new token with it."""
+    written: list[str] = []
+    with own_copy(account) as mine:
+        mine.access_token = "new"
+        mine.access_token_expires_at = None
+        monkeypatch.setattr(
+            ConnectedAccount, "__setattr__", lambda self, name, value: written.append(name)
+        )
+    monkeypatch.undo()
+    assert written == ["access_token_ciphertext", "access_token_expires_at"]
