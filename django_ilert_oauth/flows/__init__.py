@@ -1,5 +1,6 @@
 """What can be done to an account: they alone write tokens and send signals."""
 
+from .asynchronous import aget_access_token, arefresh
 from .bulk import BulkResult, refresh_many
 from .check import check
 from .connect import finish_connect, start_connect
@@ -11,6 +12,8 @@ __all__ = [
     "BulkResult",
     "RevocationResult",
     "RotationResult",
+    "aget_access_token",
+    "arefresh",
     "check",
     "disconnect",
     "finish_connect",
