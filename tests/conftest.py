@@ -16,6 +16,8 @@ from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import Options, StandIn, serve
 from ilert_standin.browser import authorize
 
+pytest_plugins = ["django_ilert_oauth.pytest_plugin"]
+
 CALLBACK = "http://testserver/ilert/callback/"
 AccountFactory = Callable[..., ConnectedAccount]
 

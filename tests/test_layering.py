@@ -18,6 +18,7 @@ LAYERS = [
     {"flows"},
     {"admin", "choice", "decorators", "explanations", "forms", "links", "management", "session"}
     | {"tasks", "templatetags", "urls", "views"},
+    {"pretend", "testing", "pytest_plugin"},
 ]
 LONGEST_FUNCTION = 40
 
@@ -106,10 +107,11 @@ def test_the_graph_knows_the_imports_there_are() -> None:
     assert {"flows", "flows.base", "models"} <= GRAPH["management.commands.refresh_ilert_tokens"]
 
 
-def test_only_the_app_config_waits_with_an_import() -> None:
+def test_only_the_app_config_and_the_pytest_plugin_wait_with_an_import() -> None:
     waiting = {name: imports(name, inside_functions(tree)) for name, tree in TREES.items()}
     assert {name: found for name, found in waiting.items() if found} == {
         "apps": {"flows.disconnect"},
+        "pytest_plugin": {"testing"},
     }
 
 

@@ -1,0 +1,134 @@
+"""The grants of an ilert that lives in memory, for ``testing.py``.
+
+A token says itself whom it belongs to, so accounts need not be known here. One that was made
+elsewhere is taken as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import requests
+
+from . import client
+
+#: Tenant, username and scope.
+Owner = dict[str, str]
+#: Method and path.
+Key = tuple[str, str]
+#: Status and body.
+Answer = tuple[int, Any]
+
+OPEN = {
+    ("POST", client.TOKEN_PATH),
+    ("POST", client.TOKEN_INFO_PATH),
+    ("POST", client.REVOKE_PATH),
+}
+#: What is answered without the test's doing.
+OWN = OPEN | {("GET", client.CURRENT_USER_PATH)}
+
+PREFIX = "ilert-in-memory."
+UNAUTHORIZED = {"status": 401, "message": "The access token is not valid", "code": "UNAUTHORIZED"}
+_numbers = itertools.count(1)
+
+
+class Grants:
+    def __init__(self) -> None:
+        self.tenant_id, self.username = "acme", "grace"
+        self.expires_in = 3600
+        self.rotates = False
+        self._codes: dict[str, tuple[str, Owner]] = {}
+        self._ended: set[str] = set()
+        #: By kind; tokens with a smaller number have ended.
+        self._first_live = {"access": 0, "refresh": 0}
+
+    def _give_code(self, challenge: str, scope: str) -> str:
+        code = f"code-{next(_numbers)}"
+        owner = {"tenant_id": self.tenant_id, "username": self.username, "scope": scope}
+        self._codes[code] = (challenge, owner)
+        return code
+
+    def _end(self, kind: str) -> None:
+        """Every token of the kind, ``access`` or ``refresh``, that was made so far."""
+        self._first_live[kind] = next(_numbers)
+
+    def _refusal(self, request: requests.PreparedRequest, key: Key) -> Answer | None:
+        """Of a bearer who is not let in; ilert's OAuth endpoints ask for none."""
+        is_let_in = key in OPEN or self._owner("access", _bearer(request))
+        return None if is_let_in else (401, UNAUTHORIZED)
+
+    def _own_answer(self, request: requests.PreparedRequest, key: Key) -> Answer:
+        if key not in OPEN:
+            return 200, {"id": 1, "username": self._owner("access", _bearer(request))["username"]}
+        endpoints: dict[str, Callable[[Mapping[str, str]], Answer]] = {
+            client.TOKEN_PATH: self._give_tokens,
+            client.TOKEN_INFO_PATH: self._describe,
+            client.REVOKE_PATH: self._revoke,
+        }
+        return endpoints[key[1]](dict(parse_qsl(str(request.body))))
+
+    def _give_tokens(self, form: Mapping[str, str]) -> Answer:
+        owner = self._owner_of_grant(form)
+        if not owner:
+            return 401, {"code": "invalid_grant", "error": "Provided grant is unknown"}
+        answer = {
+            "access_token": make_token("access", owner),
+            "expires_in": self.expires_in,
+            "scope": owner["scope"],
+        }
+        used = form.get("refresh_token", "")
+        if not used or self.rotates:
+            self._ended.add(used)
+            answer["refresh_token"] = make_token("refresh", owner)
+        return 200, answer
+
+    def _owner_of_grant(self, form: Mapping[str, str]) -> Owner:
+        if form["grant_type"] == "refresh_token":
+            return self._owner("refresh", form["refresh_token"])
+        challenge, owner = self._codes.pop(form["code"], ("", {}))
+        return owner if challenge == _challenge(form["code_verifier"]) else {}
+
+    def _describe(self, form: Mapping[str, str]) -> Answer:
+        owner = self._owner("access", form["token"])
+        return 200, {"active": bool(owner), **owner}
+
+    def _revoke(self, form: Mapping[str, str]) -> Answer:
+        self._ended.add(form["token"])
+        return 200, {}
+
+    def _owner(self, kind: str, token: str) -> Owner:
+        """Empty for none and for a token that has ended."""
+        made_as, number, owner = _read_token(token)
+        has_ended = number < self._first_live[kind] or token in self._ended
+        if not token or has_ended or made_as not in (kind, ""):
+            return {}
+        return owner or {"tenant_id": self.tenant_id, "username": self.username, "scope": "profile"}
+
+
+def _bearer(request: requests.PreparedRequest) -> str:
+    return str(request.headers.get("Authorization", "")).removeprefix("Bearer ")
+
+
+def make_token(kind: str, owner: Owner) -> str:
+    text = json.dumps([kind, next(_numbers), owner])
+    return f"{PREFIX}{base64.urlsafe_b64encode(text.encode()).decode()}"
+
+
+def _read_token(token: str) -> tuple[str, int, Owner]:
+    """Kind, number and owner; none of them for a token that was made elsewhere."""
+    if not token.startswith(PREFIX):
+        return "", 0, {}
+    kind, number, owner = json.loads(base64.urlsafe_b64decode(token.removeprefix(PREFIX)))
+    return kind, number, owner
+
+
+def _challenge(verifier: str) -> str:
+    """RFC 7636, section 4.2."""
+    digest = hashlib.sha256(verifier.encode()).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
