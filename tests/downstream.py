@@ -1,0 +1,82 @@
+"""What a site writes against the public names. mypy reads it with the tests; nothing runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, assert_type
+
+import requests
+from django.contrib.auth.models import User
+from django.http import HttpRequest
+
+from django_ilert_oauth import flows
+from django_ilert_oauth.exceptions import (
+    IlertOAuthError,
+    IlertRejectedError,
+    IlertUnavailableError,
+    ReconnectRequiredError,
+)
+from django_ilert_oauth.flows import BulkResult, RevocationResult, RotationResult
+from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet, Reason, Status
+from django_ilert_oauth.session import IlertHTTPError, IlertSession
+from django_ilert_oauth.testing import FakeIlert, SentRequest, connected_account, fake_ilert
+
+
+def connect(request: HttpRequest) -> None:
+    assert_type(flows.start_connect(request, scopes=["source:w"], next_url="/", tenant="acme"), str)
+    account = flows.finish_connect(request)
+    assert_type(account, ConnectedAccount)
+    assert_type(flows.start_connect(request, account=account), str)
+    assert_type(account.has_scopes("source:r", ["alert"]), bool)
+    assert_type(account.needs_reconnect, bool)
+
+
+def keep(account: ConnectedAccount) -> None:
+    assert_type(flows.get_access_token(account, margin=timedelta(minutes=5)), str)
+    assert_type(flows.refresh(account, force=True), ConnectedAccount)
+    flows.disconnect(account, reason=Reason.ADMIN)
+    accounts = ConnectedAccount.objects.connected().expiring(timedelta(hours=1)).with_scopes("team")
+    assert_type(accounts, ConnectedAccountQuerySet)
+    assert_type(flows.refresh_many(accounts, concurrency=4, per_minute=600), BulkResult)
+    assert_type(flows.revoke_pending(), RevocationResult)
+    assert_type(flows.rotate_keys(dry_run=True), RotationResult)
+
+
+async def keep_async(account: ConnectedAccount) -> None:
+    assert_type(await flows.aget_access_token(account, margin=timedelta(0)), str)
+    assert_type(await flows.arefresh(account, force=True), ConnectedAccount)
+
+
+def call(account: ConnectedAccount) -> None:
+    with IlertSession(account, max_wait=5, team_context=7) as ilert:
+        assert_type(ilert, IlertSession)
+        assert_type(ilert.get("/api/alerts", params={"states": ["PENDING"]}), requests.Response)
+        assert_type(ilert.post("/api/alert-sources", json={"name": "Shop"}), requests.Response)
+        assert_type(ilert.list("/api/alerts", states="PENDING"), Iterator[Any])
+
+
+def recover(error: Exception) -> str | float | int | None:
+    match error:
+        case IlertHTTPError():
+            return assert_type(error.code, str) + assert_type(error.message, str)
+        case ReconnectRequiredError() | IlertRejectedError():
+            return assert_type(error.status, int)
+        case IlertUnavailableError():
+            return assert_type(error.retry_after, float | None)
+        case IlertOAuthError():
+            return assert_type(error.code, str)
+    return None
+
+
+def test(user: User, client: Any) -> None:
+    with fake_ilert() as ilert:
+        assert_type(ilert, FakeIlert)
+        account = connected_account(user, scopes=["alert"], expires_in=-1, status=Status.CONNECTED)
+        assert_type(account, ConnectedAccount)
+        ilert.answer("GET", "/api/alerts", status=429, headers={"Retry-After": "1"}, times=2)
+        ilert.answer("GET", "/api/alerts", raises=requests.Timeout)
+        ilert.authorize(client, allow=False, next="/")
+        assert_type(ilert.callback_url("https://app.ilert.com/"), str)
+        assert_type(ilert.requests, list[SentRequest])
+        assert_type(ilert.waits, list[float])
