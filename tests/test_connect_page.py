@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as site_settings
+from django.contrib import admin
 from django.contrib.auth.models import User
 from django.test import Client
 
@@ -163,6 +164,9 @@ def with_sites(settings: Any) -> Any:
     models.SITE_CACHE.clear()
     yield models
     models.SITE_CACHE.clear()
+    # The first time, the app has put its model into the admin; the next test has no such app.
+    if admin.site.is_registered(models.Site):
+        admin.site.unregister(models.Site)
 
 
 def test_the_page_names_the_site_by_its_name(browser: Client, with_sites: Any) -> None:
