@@ -104,7 +104,8 @@ def test_imports_make_no_circle() -> None:
 def test_the_graph_knows_the_imports_there_are() -> None:
     assert {"flows", "client", "conf"} <= GRAPH["session"]
     assert {"state", "scopes", "flows.base"} <= GRAPH["flows.connect"]
-    assert {"flows", "flows.base", "models"} <= GRAPH["management.commands.refresh_ilert_tokens"]
+    assert {"flows.base", "flows.run", "models"} <= GRAPH["management.bulk_command"]
+    assert {"flows", "management.bulk_command"} <= GRAPH["management.commands.refresh_ilert_tokens"]
 
 
 def test_only_the_app_config_and_the_pytest_plugin_wait_with_an_import() -> None:

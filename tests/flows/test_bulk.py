@@ -22,8 +22,9 @@ from django.utils import timezone
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import IlertRejectedError
-from django_ilert_oauth.flows import batches, bulk
+from django_ilert_oauth.flows import batches
 from django_ilert_oauth.flows.pace import Pace
+from django_ilert_oauth.flows.run import OUTAGE, RATE_LIMIT_TRIES
 from django_ilert_oauth.models import ConnectedAccount, DatabaseTime, Reason, Status
 from django_ilert_oauth.signals import account_refreshed
 from ilert_standin import Fault, StandIn
@@ -396,9 +397,9 @@ def test_an_account_that_stays_rate_limited_fails_and_keeps_its_tokens(
     people: People, ilert: StandIn, pauses: list[float], sent: list[Any]
 ) -> None:
     first, second = people(2)
-    ilert.add_fault("token", limited(), times=bulk.RATE_LIMIT_TRIES)
+    ilert.add_fault("token", limited(), times=RATE_LIMIT_TRIES)
     assert run(concurrency=1) == flows.BulkResult(refreshed=1, failures={first.pk: "rate_limited"})
-    assert len(pauses) == bulk.RATE_LIMIT_TRIES
+    assert len(pauses) == RATE_LIMIT_TRIES
     row = ConnectedAccount.objects.get(pk=first.pk)
     assert (row.status, row.last_error) == (Status.CONNECTED, "rate_limited")
     assert row.refresh_token_ciphertext == first.refresh_token_ciphertext
@@ -428,8 +429,8 @@ def test_an_outage_stops_the_run_with_all_tokens_kept(people: People, ilert: Sta
     ilert.add_fault("token", DROPPED, times=None)
     result = run(concurrency=1)
     assert (result.stopped, result.refreshed, result.skipped) == ("outage", 0, 0)
-    assert list(result.failures.values()) == ["unreachable"] * bulk.OUTAGE
-    assert len(ilert.token_requests) == bulk.OUTAGE
+    assert list(result.failures.values()) == ["unreachable"] * OUTAGE
+    assert len(ilert.token_requests) == OUTAGE
     assert held_leases() == 0
     after = ConnectedAccount.objects.in_bulk()
     assert all(after[a.pk].status == Status.CONNECTED for a in accounts)
@@ -441,7 +442,7 @@ def test_threads_stop_together_in_an_outage(people: People, ilert: StandIn) -> N
     ilert.add_fault("token", DROPPED, times=None)
     result = run(concurrency=4)
     assert result.stopped == "outage"
-    assert bulk.OUTAGE <= len(ilert.token_requests) <= bulk.OUTAGE + 3
+    assert OUTAGE <= len(ilert.token_requests) <= OUTAGE + 3
     assert result.done == len(ilert.token_requests)
     assert held_leases() == 0
 
@@ -480,7 +481,7 @@ def test_an_account_that_ilert_is_not_asked_for_does_not_hide_an_outage(
     ConnectedAccount.objects.filter(pk=bad.pk).update(**spoil(bad))
     ilert.add_fault("token", DROPPED, times=None)
     assert run(concurrency=1).stopped == "outage"
-    assert len(ilert.token_requests) == bulk.OUTAGE
+    assert len(ilert.token_requests) == OUTAGE
 
 
 # Wrong credentials

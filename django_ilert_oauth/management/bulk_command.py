@@ -1,0 +1,160 @@
+"""What commands over many accounts share: options, a bar, signals and the exit status."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from signal import SIGINT, SIGTERM
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
+from tqdm import tqdm
+
+from django_ilert_oauth.flows.base import account_rows
+from django_ilert_oauth.flows.run import RunResult
+from django_ilert_oauth.models import ConnectedAccountQuerySet
+
+STOPPED = {
+    "credentials": (
+        "ilert refused each of the first ten grants, so nothing was marked. Check "
+        "ILERT_OAUTH_CLIENT_ID and ILERT_OAUTH_CLIENT_SECRET."
+    ),
+    "outage": "ilert cannot be reached; all tokens are kept. Run again later.",
+    "interrupted": "Stopped.",
+}
+
+
+def whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    if number := whole(text):
+        return number
+    raise ArgumentTypeError("it must be above 0")
+
+
+class Terminal:
+    """The command's error stream without line ends and colours of its own."""
+
+    def __init__(self, stream: OutputWrapper) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        self._stream.write(text, style_func=str, ending="")
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+class BulkCommand(BaseCommand):
+    #: What the command does to accounts, for the texts.
+    verb = ""
+    participle = ""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--concurrency", type=positive, default=4, help="requests at the same time (default: 4)"
+        )
+        parser.add_argument(
+            "--per-minute",
+            type=whole,
+            help="requests a minute, 0 for no limit (default: ILERT_OAUTH_REQUESTS_PER_MINUTE)",
+        )
+        parser.add_argument(
+            "--limit", type=positive, help=f"{self.verb} this many accounts at the most"
+        )
+        parser.add_argument(
+            "--account",
+            action="append",
+            type=int,
+            metavar="PK",
+            help=f"{self.verb} only this connected account; may be given more than once",
+        )
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help=f"list what would be {self.participle}; make no request",
+        )
+        parser.add_argument("--json", action="store_true", help="print one JSON object and no bar")
+
+    def chosen(self, pks: list[int] | None) -> ConnectedAccountQuerySet:
+        """Those named, all if none is."""
+        rows = account_rows()
+        if pks:
+            rows = rows.filter(pk__in=pks)
+            if unknown := set(pks).difference(rows.values_list("pk", flat=True)):
+                raise CommandError(f"There is no connected account {min(unknown)}.")
+        return rows
+
+    def show(self, due: ConnectedAccountQuerySet, limit: int | None) -> None:
+        count = 0
+        for account in due.order_by("pk")[:limit].iterator(chunk_size=200):
+            self.stdout.write(f"{account.pk}  {account}")
+            count += 1
+        self.stdout.write(f"{count} to be {self.participle}; nothing was done.")
+
+    @contextmanager
+    def bar(
+        self, due: ConnectedAccountQuerySet, options: dict[str, Any]
+    ) -> Iterator[Callable[[RunResult], None] | None]:
+        if options["json"] or not self.stderr.isatty():
+            yield None
+            return
+        with tqdm(
+            total=due[: options["limit"]].count(), unit="account", file=Terminal(self.stderr)
+        ) as bar:
+
+            def draw(result: RunResult) -> None:
+                bar.set_postfix(failed=result.failed, refresh=False)
+                bar.update(result.done - bar.n)
+
+            yield draw
+
+    def name_failures(self, result: RunResult) -> None:
+        for pk, code in result.failures.items():
+            self.stderr.write(f"Account {pk} was not {self.participle}: {code}")
+
+    def exit(self, result: RunResult, received: list[int], *, is_all_done: bool) -> None:
+        if received:
+            raise CommandError("Stopped by a signal.", returncode=128 + received[0])
+        if result.stopped:
+            raise CommandError(STOPPED[result.stopped], returncode=2)
+        if not is_all_done:
+            raise CommandError("Not everything was done.")
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[tuple[threading.Event, list[int]]]:
+    """An event that SIGINT and SIGTERM set, and which of them came."""
+    stop, received = threading.Event(), []
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        # In a thread: the handler may have interrupted the event inside of its own lock.
+        threading.Thread(target=stop.set).start()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop, received
+        return
+    before = {number: signal.signal(number, receive) for number in (SIGINT, SIGTERM)}
+    try:
+        yield stop, received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def as_dict(result: RunResult) -> dict[str, Any]:
+    """What each kind of run can tell of itself."""
+    return {
+        "failed": result.failed,
+        "failures": {str(pk): code for pk, code in result.failures.items()},
+        "stopped": result.stopped,
+        "seconds": round(result.seconds, 3),
+    }
