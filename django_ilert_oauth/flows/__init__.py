@@ -2,6 +2,7 @@
 
 from .asynchronous import aget_access_token, arefresh
 from .bulk import BulkResult, refresh_many
+from .bulk_check import CheckResult, check_many
 from .check import check
 from .connect import finish_connect, start_connect
 from .disconnect import RevocationResult, disconnect, revoke_pending
@@ -10,11 +11,13 @@ from .rotate import RotationResult, rotate_keys
 
 __all__ = [
     "BulkResult",
+    "CheckResult",
     "RevocationResult",
     "RotationResult",
     "aget_access_token",
     "arefresh",
     "check",
+    "check_many",
     "disconnect",
     "finish_connect",
     "get_access_token",

@@ -58,7 +58,7 @@ def refresh(account: ConnectedAccount, *, force: bool = False) -> ConnectedAccou
     """
     require_same_ilert(account)
     if force:
-        _reread(account)
+        reread(account)
         before = account.access_token_ciphertext
         renew(account, unless=lambda a: a.access_token_ciphertext != before)
     else:
@@ -66,22 +66,27 @@ def refresh(account: ConnectedAccount, *, force: bool = False) -> ConnectedAccou
     return account
 
 
-def renew(account: ConnectedAccount, *, unless: Callable[[ConnectedAccount], bool]) -> bool:
+def renew(
+    account: ConnectedAccount,
+    *,
+    unless: Callable[[ConnectedAccount], bool],
+    use: Callable[[ConnectedAccount, str], Outcome] = use_lease,
+) -> bool:
     """Whether this call renewed the account; not where another one did, or it is needless."""
     in_transaction = must_commit_apart()
-    wait = _Wait()
+    wait = Wait()
     # A second connection is opened only where a look at the row says that the lease is free.
     look_first = in_transaction or account.status != Status.CONNECTED
-    leased = _reread(account) if look_first else False
+    leased = reread(account) if look_first else False
     while True:
         require_grant(account)
         if unless(account):
             return False
         if leased:
             wait.before_next_look()
-            leased = _reread(account)
+            leased = reread(account)
         else:
-            outcome, leased = _refresh_under_lease(account, in_transaction)
+            outcome, leased = _refresh_under_lease(account, in_transaction, use)
             if outcome is not None:
                 return _conclude(account, outcome)
             wait.before_next_look()
@@ -97,7 +102,7 @@ def require_grant(account: ConnectedAccount) -> None:
         raise ReconnectRequiredError("Access has ended; the user has to reconnect the account.")
 
 
-class _Wait:
+class Wait:
     """For the caller that holds the lease; a little longer than a dead one can hold it."""
 
     def __init__(self) -> None:
@@ -125,7 +130,9 @@ class _Wait:
 
 
 def _refresh_under_lease(
-    account: ConnectedAccount, in_transaction: bool
+    account: ConnectedAccount,
+    in_transaction: bool,
+    use: Callable[[ConnectedAccount, str], Outcome],
 ) -> tuple[Outcome | None, bool]:
     """The outcome and whether another caller holds the lease.
 
@@ -135,19 +142,21 @@ def _refresh_under_lease(
     with committing_apart(account) if in_transaction else nullcontext(Side.NONE) as side:
         if side is Side.TAKEN:
             return None, True
-        outcome = _ask_once(account)
+        outcome = _ask_once(account, use)
         if outcome.is_beaten:
-            return None, _reread(account)
+            return None, reread(account)
         outcome.at_once = side is Side.OPEN
         return outcome, False
 
 
-def _ask_once(account: ConnectedAccount) -> Outcome:
+def _ask_once(
+    account: ConnectedAccount, use: Callable[[ConnectedAccount, str], Outcome]
+) -> Outcome:
     lease_id = take_lease(account)
     if not lease_id:
         return Outcome()
     warn_of_rollback()
-    return use_lease(account, lease_id)
+    return use(account, lease_id)
 
 
 def _conclude(account: ConnectedAccount, outcome: Outcome) -> bool:
@@ -157,7 +166,7 @@ def _conclude(account: ConnectedAccount, outcome: Outcome) -> bool:
     return True
 
 
-def _reread(account: ConnectedAccount) -> bool:
+def reread(account: ConnectedAccount) -> bool:
     """Whether another caller holds the lease."""
     row = (
         account_rows()

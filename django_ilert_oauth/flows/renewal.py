@@ -31,6 +31,8 @@ ERROR_COLUMNS = ["last_error", "last_error_at"]
 STATUS_COLUMNS = ["status", "reason", "status_changed_at", *ERROR_COLUMNS]
 #: What other processes may have changed since the account was read.
 GRANT_COLUMNS = [
+    "tenant_id",
+    "username",
     "granted_scope",
     "access_token_ciphertext",
     "refresh_token_ciphertext",

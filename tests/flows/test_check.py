@@ -1,20 +1,65 @@
 from __future__ import annotations
 
-import pytest
+import json
+from collections.abc import Callable
+from copy import copy
+from datetime import timedelta
+from typing import Any
 
-from django_ilert_oauth import flows
-from django_ilert_oauth.exceptions import IlertRejectedError, ReconnectRequiredError
+import pytest
+import requests
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.utils import timezone
+from requests.adapters import HTTPAdapter
+
+from django_ilert_oauth import client, crypto, flows
+from django_ilert_oauth.exceptions import (
+    EndpointMismatchError,
+    IlertOAuthError,
+    IlertRejectedError,
+    IlertUnavailableError,
+    ReconnectRequiredError,
+    TokenDecryptionError,
+)
+from django_ilert_oauth.flows.lease import give_back, take_lease
+from django_ilert_oauth.flows.refresh import Wait
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import Fault, StandIn
+from tests.conftest import AccountFactory
+from tests.flows.beside import Acting, beside, stored_tokens
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+INACTIVE = Fault(status=200, body='{"active": false}')
+#: Names that come with a token that is not active are nobody's.
+INACTIVE_MALLORY = Fault(
+    status=200, body='{"active": false, "tenant_id": "evil", "username": "mallory"}'
+)
+
+
+def named(tenant: str = "acme", username: str = "grace", scope: str = "profile source:w") -> Fault:
+    info = {"active": True, "tenant_id": tenant, "username": username, "scope": scope}
+    return Fault(status=200, body=json.dumps(info))
+
+
+def row() -> dict[str, Any]:
+    return dict(ConnectedAccount.objects.values().get())
+
+
+@pytest.fixture
+def mount(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Callable[[HTTPAdapter], None]:
+    def mount(adapter: HTTPAdapter) -> None:
+        monkeypatch.setitem(client.adapters, settings.ILERT_OAUTH_API_URL, adapter)
+
+    return mount
 
 
 def test_a_check_stores_the_scope_that_ilert_names(account: ConnectedAccount) -> None:
     ConnectedAccount.objects.update(granted_scope="wildcard:d")
     flows.check(account)
     assert account.granted_scope == "profile source:w"
-    assert ConnectedAccount.objects.get().granted_scope == "profile source:w"
+    assert row()["granted_scope"] == "profile source:w"
 
 
 def test_a_check_asks_with_the_access_token_only(account: ConnectedAccount, ilert: StandIn) -> None:
@@ -22,6 +67,250 @@ def test_a_check_asks_with_the_access_token_only(account: ConnectedAccount, iler
     [request] = ilert.requests
     assert request.path.endswith("/token_info")
     assert request.form == {"token": str(account.access_token)}
+
+
+def test_a_check_that_finds_nothing_new_writes_nothing(account: ConnectedAccount) -> None:
+    before = row()
+    flows.check(account)
+    assert row() == before
+
+
+def test_an_answer_without_scope_changes_nothing(account: ConnectedAccount, ilert: StandIn) -> None:
+    ilert.add_fault("token_info", named(scope=""))
+    flows.check(account)
+    assert row()["granted_scope"] == "profile source:w"
+
+
+# A new name
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        (named(username="hopper"), "hopper @ acme"),
+        (named(tenant="globex"), "grace @ globex"),
+        (named(tenant="globex", username="hopper", scope="source"), "hopper @ globex"),
+    ],
+)
+def test_a_new_name_is_stored_and_the_tokens_can_be_read_under_it(
+    account: ConnectedAccount, ilert: StandIn, fault: Fault, name: str
+) -> None:
+    before = stored_tokens(account)
+    ilert.add_fault("token_info", fault)
+    flows.check(account)
+    assert str(account) == str(ConnectedAccount.objects.get()) == name
+    assert (str(account.access_token), str(account.refresh_token)) == before
+    assert stored_tokens(account) == before
+
+
+def test_tokens_of_a_new_name_do_not_open_under_the_old_one(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
+    old = account.identity
+    ilert.add_fault("token_info", named(username="hopper"))
+    flows.check(account)
+    stored = row()
+    for column in ("access_token_ciphertext", "refresh_token_ciphertext"):
+        with pytest.raises(TokenDecryptionError):
+            crypto.decrypt(stored[column], old)
+
+
+def test_an_account_of_a_new_name_is_renewed_as_before(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.options.rotate = True
+    ilert.add_fault("token_info", named(username="hopper"))
+    flows.check(account)
+    flows.refresh(account)
+    assert str(ConnectedAccount.objects.get().access_token) == str(account.access_token)
+    assert [made.status for made in ilert.token_requests] == [200]
+
+
+def test_who_read_the_account_before_it_was_renamed_can_go_on(
+    expired_account: ConnectedAccount, ilert: StandIn
+) -> None:
+    earlier = copy(expired_account)
+    ilert.add_fault("token_info", named(username="hopper"))
+    flows.check(expired_account)
+    flows.refresh(earlier, force=True)
+    assert str(earlier) == "hopper @ acme"
+    assert stored_tokens(earlier)[0] == str(earlier.access_token)
+
+
+def test_a_new_name_that_another_account_of_the_user_has_is_refused(
+    account: ConnectedAccount, make_account: AccountFactory, ilert: StandIn
+) -> None:
+    other = make_account(username="hopper")
+    before = stored_tokens(account), stored_tokens(other)
+    ilert.add_fault("token_info", named(username="hopper"))
+    with pytest.raises(IlertRejectedError) as caught:
+        flows.check(account)
+    assert caught.value.code == "identity_taken"
+    assert (stored_tokens(account), stored_tokens(other)) == before
+    stored = ConnectedAccount.objects.get(pk=account.pk)
+    assert (str(stored), stored.status) == ("grace @ acme", Status.CONNECTED)
+    assert (stored.last_error, stored.last_error_at) == ("identity_taken", account.last_error_at)
+    assert account.last_error_at is not None
+
+
+def test_the_next_check_takes_back_what_only_a_check_had_noted(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    account = make_account(last_error="identity_taken", last_error_at=timezone.now())
+    flows.check(account)
+    stored = ConnectedAccount.objects.get()
+    assert (stored.last_error, stored.last_error_at) == ("", None)
+    assert (account.last_error, account.last_error_at) == ("", None)
+
+
+def test_a_check_leaves_the_errors_of_refreshes_alone(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    account = make_account(last_error="timeout", last_error_at=timezone.now())
+    flows.check(account)
+    assert row()["last_error"] == "timeout"
+
+
+def test_another_user_may_have_an_account_of_the_same_name(
+    account: ConnectedAccount, make_account: AccountFactory, ilert: StandIn
+) -> None:
+    make_account(username="hopper", user=User.objects.create_user("other"))
+    ilert.add_fault("token_info", named(username="hopper"))
+    flows.check(account)
+    assert ConnectedAccount.objects.filter(username="hopper").count() == 2
+
+
+def test_a_new_name_is_not_stored_where_a_token_cannot_be_read(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ConnectedAccount.objects.update(refresh_token_ciphertext="broken")
+    before = row()
+    ilert.add_fault("token_info", named(username="hopper"))
+    with pytest.raises(TokenDecryptionError):
+        flows.check(account)
+    assert row() == before
+
+
+def test_a_rollback_undoes_a_new_name_and_costs_no_token(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
+    before = stored_tokens(account)
+    ilert.add_fault("token_info", named(username="hopper"))
+    with transaction.atomic():
+        flows.check(account)
+        transaction.set_rollback(True)
+    assert str(ConnectedAccount.objects.get()) == "grace @ acme"
+    assert stored_tokens(account) == before
+
+
+# Beside others
+
+
+def test_a_refresh_in_between_loses_nothing(
+    account: ConnectedAccount, ilert: StandIn, mount: Callable[[HTTPAdapter], None]
+) -> None:
+    ilert.options.rotate = True
+    ilert.add_fault("token_info", named(username="hopper"), times=2)
+
+    def renew() -> str:
+        other = ConnectedAccount.objects.get()
+        flows.refresh(other, force=True)
+        newest.append((str(other.access_token), str(other.refresh_token)))
+        return ""
+
+    newest: list[tuple[str, str]] = []
+    mount(Acting(after=lambda: beside(renew)))
+    flows.check(account)
+    assert stored_tokens(account) == newest[0]
+    assert str(ConnectedAccount.objects.get()) == "hopper @ acme"
+
+
+def test_a_refresh_under_way_is_waited_for(
+    account: ConnectedAccount,
+    ilert: StandIn,
+    mount: Callable[[HTTPAdapter], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its answer will be written over the ciphertext that was sent."""
+    looks: list[str] = []
+    leases: list[str] = []
+
+    def look(wait: Wait) -> None:
+        looks.append(ConnectedAccount.objects.get().username)
+        if len(looks) == 3:
+            give_back(leases[0], [account.pk])
+
+    monkeypatch.setattr(Wait, "before_next_look", look)
+    mount(Acting(after=lambda: leases.append(take_lease(ConnectedAccount.objects.get()))))
+    ilert.add_fault("token_info", named(username="hopper"), times=2)
+    flows.check(account)
+    assert looks == ["grace"] * 3
+    assert str(ConnectedAccount.objects.get()) == "hopper @ acme"
+
+
+class Restless(HTTPAdapter):
+    """Each time that ilert is asked whose a token is, the account is renewed elsewhere."""
+
+    def send(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> requests.Response:
+        response = super().send(request, *args, **kwargs)
+        if request.path_url == client.TOKEN_INFO_PATH:
+            beside(lambda: flows.refresh(ConnectedAccount.objects.get(), force=True))
+        return response
+
+
+def test_an_account_that_keeps_changing_is_given_up_for_now(
+    account: ConnectedAccount, ilert: StandIn, mount: Callable[[HTTPAdapter], None]
+) -> None:
+    mount(Restless())
+    ilert.add_fault("token_info", named(username="hopper"), times=None)
+    with pytest.raises(IlertUnavailableError) as caught:
+        flows.check(account)
+    assert caught.value.code == "busy"
+    assert str(ConnectedAccount.objects.get()) == "grace @ acme"
+    assert len(ilert.token_requests) == 3
+
+
+def test_an_account_that_is_disconnected_meanwhile_stays_so(
+    account: ConnectedAccount, ilert: StandIn, mount: Callable[[HTTPAdapter], None]
+) -> None:
+    mount(Acting(after=lambda: beside(lambda: flows.disconnect(ConnectedAccount.objects.get()))))
+    ilert.add_fault("token_info", named(username="hopper"))
+    with pytest.raises(ReconnectRequiredError):
+        flows.check(account)
+    stored = ConnectedAccount.objects.get()
+    assert (str(stored), stored.status) == ("grace @ acme", Status.DISCONNECTED)
+    assert stored.access_token_ciphertext == stored.refresh_token_ciphertext == ""
+
+
+@pytest.mark.parametrize("status", [Status.RECONNECT_REQUIRED, Status.DISCONNECTED])
+def test_an_account_that_is_not_connected_is_not_asked_about(
+    account: ConnectedAccount, ilert: StandIn, status: Status
+) -> None:
+    ConnectedAccount.objects.update(status=status)
+    with pytest.raises(ReconnectRequiredError):
+        flows.check(account)
+    assert ilert.requests == []
+
+
+def test_an_account_of_another_ilert_is_not_asked_about(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    with pytest.raises(EndpointMismatchError):
+        flows.check(make_account(api_url="https://api.ilert.com"))
+    assert ilert.requests == []
+
+
+# Tokens that are not good any more
+
+
+def test_a_token_that_has_run_out_is_renewed_first(
+    expired_account: ConnectedAccount, ilert: StandIn
+) -> None:
+    flows.check(expired_account)
+    paths = [made.path.rpartition("/")[2] for made in ilert.requests]
+    assert paths == ["token", "token_info"]
 
 
 def test_an_inactive_token_is_renewed(account: ConnectedAccount, ilert: StandIn) -> None:
@@ -32,25 +321,54 @@ def test_an_inactive_token_is_renewed(account: ConnectedAccount, ilert: StandIn)
 
 
 def test_a_check_notices_a_revoked_grant_once_the_token_is_dead(
-    account: ConnectedAccount, ilert: StandIn
+    account: ConnectedAccount, ilert: StandIn, sent: list[tuple[str, dict[str, Any]]]
 ) -> None:
     ilert.revoke_app("acme", "grace")
     flows.check(account)
+    assert sent == []
     ilert.expire_access_tokens()
     with pytest.raises(ReconnectRequiredError):
         flows.check(account)
     assert ConnectedAccount.objects.get().needs_reconnect
+    assert [name for name, _ in sent] == ["account_revoked"]
 
 
 def test_a_token_that_stays_inactive_is_told(account: ConnectedAccount, ilert: StandIn) -> None:
-    ilert.add_fault("token_info", Fault(status=200, body='{"active": false}'), times=2)
+    ilert.add_fault("token_info", INACTIVE, times=2)
     with pytest.raises(IlertRejectedError) as caught:
         flows.check(account)
     assert caught.value.code == "inactive_token"
+    assert row()["last_error"] == "inactive_token"
+    assert row()["status"] == Status.CONNECTED
 
 
-def test_an_answer_without_scope_changes_nothing(account: ConnectedAccount, ilert: StandIn) -> None:
-    body = '{"active": true, "tenant_id": "acme", "username": "grace"}'
-    ilert.add_fault("token_info", Fault(status=200, body=body))
-    flows.check(account)
-    assert ConnectedAccount.objects.get().granted_scope == "profile source:w"
+def test_a_name_that_comes_with_an_inactive_token_is_not_stored(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.add_fault("token_info", INACTIVE_MALLORY, times=2)
+    with pytest.raises(IlertRejectedError):
+        flows.check(account)
+    assert str(ConnectedAccount.objects.get()) == "grace @ acme"
+
+
+def test_an_inactive_token_is_not_renewed_more_often_than_ilert_allows(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    account = make_account(refreshed_at=timezone.now() - timedelta(minutes=4))
+    ilert.add_fault("token_info", INACTIVE, times=2)
+    with pytest.raises(IlertRejectedError):
+        flows.check(account)
+    assert ilert.token_requests == []
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(503), Fault(429), Fault(drop=True), Fault(200, "{}"), Fault(400, '{"code": 1}')]
+)
+def test_any_trouble_leaves_the_account_as_it_was(
+    account: ConnectedAccount, ilert: StandIn, fault: Fault
+) -> None:
+    before = row()
+    ilert.add_fault("token_info", fault)
+    with pytest.raises(IlertOAuthError):
+        flows.check(account)
+    assert row() == before

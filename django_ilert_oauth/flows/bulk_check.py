@@ -1,0 +1,98 @@
+"""Many accounts checked in one run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from django_ilert_oauth.client import IlertClient
+from django_ilert_oauth.exceptions import IlertOAuthError
+from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet
+
+from .base import database
+from .check import Check
+from .renewal import Outcome
+from .run import Run, RunResult
+
+#: Rows that are read at once; each is read anew when its turn comes.
+PAGE = 100
+
+
+@dataclass
+class CheckResult(RunResult):
+    """``changed`` of those ``checked`` had another tenant, username or scope at ilert."""
+
+    checked: int = 0
+    changed: int = 0
+
+    @property
+    def done(self) -> int:
+        return self.checked + self.failed
+
+
+def check_many(
+    queryset: ConnectedAccountQuerySet,
+    *,
+    concurrency: int = 4,
+    per_minute: int | None = None,
+    limit: int | None = None,
+    on_progress: Callable[[CheckResult], None] | None = None,
+    stop: threading.Event | None = None,
+) -> CheckResult:
+    """Checks each account; one that fails never stops the rest.
+
+    Paced, stopped and raising as ``refresh_many``, which see: where tokens have to be renewed, the
+    first ten refusals count as they do there.
+    """
+    return _Checking(
+        _rows(queryset, limit),
+        concurrency=concurrency,
+        per_minute=per_minute,
+        on_progress=on_progress,
+        stop=stop,
+    ).to_its_end()
+
+
+class _Checking(Run[ConnectedAccount, CheckResult]):
+    name = "check_many"
+
+    def __init__(self, accounts: Iterator[ConnectedAccount], **options: Any) -> None:
+        super().__init__(CheckResult(), **options)
+        self._accounts = accounts
+
+    def _take(self) -> ConnectedAccount | None:
+        return next(self._accounts, None)
+
+    def _account(self, item: ConnectedAccount) -> ConnectedAccount:
+        return item
+
+    def _once(self, item: ConnectedAccount, client: IlertClient) -> Outcome:
+        check = Check(client, partial(self._use_lease, client=client), self._wait)
+        try:
+            changed = check.of(item)
+        except IlertOAuthError as error:
+            return Outcome(error=error.with_traceback(None))
+        with self._lock:
+            self._result.changed += changed
+        return Outcome()
+
+    def _count(self, outcome: Outcome) -> bool:
+        self._result.checked += 1
+        return True
+
+
+def _rows(queryset: ConnectedAccountQuerySet, limit: int | None) -> Iterator[ConnectedAccount]:
+    rows = queryset.using(database()).order_by("pk")
+    left = limit
+    page = list(rows[: _size(left)])
+    while page:
+        yield from page
+        left = None if left is None else left - len(page)
+        page = list(rows.filter(pk__gt=page[-1].pk)[: _size(left)])
+
+
+def _size(left: int | None) -> int:
+    return PAGE if left is None else min(PAGE, left)

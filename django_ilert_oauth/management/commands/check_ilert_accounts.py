@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django_ilert_oauth import flows
+from django_ilert_oauth.management.bulk_command import BulkCommand, as_dict, stopped_by_signals
+
+
+class Command(BulkCommand):
+    help = "Asks ilert about each connected account, and stores tenant, username and scope anew."
+    verb, participle = "check", "checked"
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        due = self.chosen(options["account"])
+        if not options["account"]:
+            due = due.connected()
+        if options["dry_run"]:
+            return self.show(due, options["limit"])
+        with stopped_by_signals() as (stop, received), self.bar(due, options) as on_progress:
+            result = flows.check_many(
+                due,
+                concurrency=options["concurrency"],
+                per_minute=options["per_minute"],
+                limit=options["limit"],
+                on_progress=on_progress,
+                stop=stop,
+            )
+        self._report(result, as_json=options["json"])
+        self.exit(result, received, is_all_done=not result.failed)
+
+    def _report(self, result: flows.CheckResult, *, as_json: bool) -> None:
+        counts = {"checked": result.checked, "changed": result.changed}
+        if as_json:
+            self.stdout.write(json.dumps({**counts, **as_dict(result)}))
+            return
+        self.name_failures(result)
+        self.stdout.write(
+            f"{result.checked} checked, {result.changed} of them changed, {result.failed} failed."
+        )

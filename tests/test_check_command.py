@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from io import StringIO
+from signal import SIGINT, SIGTERM
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from django_ilert_oauth import flows
+from django_ilert_oauth.models import ConnectedAccount, Status
+from ilert_standin import Fault, StandIn
+from tests.conftest import AccountFactory
+from tests.door import Door, door_before
+
+People = Callable[..., list[ConnectedAccount]]
+
+
+class Screen(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Run:
+    """What the command did: its output, its errors, and how it failed and with which exit code."""
+
+    def __init__(self, *options: str, err: StringIO | None = None) -> None:
+        out, err = StringIO(), err or StringIO()
+        self.failure, self.code = "", 0
+        try:
+            call_command("check_ilert_accounts", *options, stdout=out, stderr=err)
+        except CommandError as error:
+            self.failure, self.code = str(error), error.returncode
+        self.out, self.err = out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def people(make_account: AccountFactory) -> People:
+    def make(count: int, **columns: Any) -> list[ConnectedAccount]:
+        return [make_account(username=f"user-{number}", **columns) for number in range(count)]
+
+    return make
+
+
+@pytest.fixture
+def door(ilert: StandIn, settings: Any) -> Iterator[Door]:
+    with door_before(ilert, settings) as door:
+        yield door
+
+
+def named(username: str, tenant: str = "acme", scope: str = "profile") -> Fault:
+    info = {"active": True, "tenant_id": tenant, "username": username, "scope": scope}
+    return Fault(200, json.dumps(info))
+
+
+def test_tenant_username_and_scope_are_brought_into_line_with_ilert(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
+    token = str(account.access_token)
+    ilert.add_fault("token_info", named("hopper", "globex", "profile source:d"))
+    run = Run()
+    assert (run.out, run.err, run.code) == ("1 checked, 1 of them changed, 0 failed.\n", "", 0)
+    account.refresh_from_db()
+    assert (str(account), account.granted_scope) == ("hopper @ globex", "profile source:d")
+    assert str(account.access_token) == token
+
+
+def test_connected_accounts_are_checked_and_no_others(people: People, ilert: StandIn) -> None:
+    first, second, _third = people(3)
+    ConnectedAccount.objects.filter(pk=first.pk).update(status=Status.DISCONNECTED)
+    ConnectedAccount.objects.filter(pk=second.pk).update(status=Status.RECONNECT_REQUIRED)
+    assert Run().out == "1 checked, 0 of them changed, 0 failed.\n"
+    assert len(ilert.requests) == 1
+
+
+def test_nothing_to_check_is_success(db: None, ilert: StandIn) -> None:
+    run = Run()
+    assert (run.out, run.code) == ("0 checked, 0 of them changed, 0 failed.\n", 0)
+
+
+def test_accounts_may_be_named(people: People, ilert: StandIn) -> None:
+    one, _two, three = people(3)
+    run = Run("--account", str(one.pk), "--account", str(three.pk))
+    assert run.out.startswith("2 checked")
+    assert {made.form["token"] for made in ilert.requests} == {
+        str(one.access_token),
+        str(three.access_token),
+    }
+
+
+def test_a_named_account_whose_grant_has_ended_is_a_failure(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    account = make_account(status=Status.DISCONNECTED)
+    run = Run("--account", str(account.pk))
+    assert run.err == f"Account {account.pk} was not checked: invalid_grant\n"
+    assert (run.failure, run.code) == ("Not everything was done.", 1)
+    assert ilert.requests == []
+
+
+def test_an_unknown_account_is_named_and_nothing_is_checked(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
+    run = Run("--account", str(account.pk), "--account", "4711")
+    assert "4711" in run.failure
+    assert ilert.requests == []
+
+
+def test_a_limit_is_kept(people: People, ilert: StandIn) -> None:
+    people(3)
+    assert Run("--limit", "2").out.startswith("2 checked")
+    assert len(ilert.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "option", ["--limit=0", "--concurrency=0", "--per-minute=-1", "--account=grace", "--within=1h"]
+)
+def test_a_bad_option_is_named_and_nothing_is_checked(
+    people: People, ilert: StandIn, option: str
+) -> None:
+    people(1)
+    assert option.partition("=")[0] in Run(option).failure
+    assert ilert.requests == []
+
+
+def test_a_dry_run_lists_what_would_be_checked_and_makes_no_request(
+    people: People, ilert: StandIn
+) -> None:
+    accounts = people(2)
+    flows.disconnect(accounts.pop())
+    (account,) = accounts
+    run = Run("--dry-run")
+    assert run.out == f"{account.pk}  {account}\n1 to be checked; nothing was done.\n"
+    assert ilert.requests == []
+
+
+def test_per_minute_is_the_pace(people: People, door: Door) -> None:
+    people(4)
+    Run("--per-minute=600")
+    assert door.arrivals[-1] - door.arrivals[0] > 0.25
+
+
+def test_json_is_one_object_with_counts_and_what_failed(people: People, ilert: StandIn) -> None:
+    bad, _changed, _same = people(3)
+    ConnectedAccount.objects.filter(pk=bad.pk).update(access_token_ciphertext="broken")
+    ilert.add_fault("token_info", named("hopper"))
+    run = Run("--json")
+    told = json.loads(run.out)
+    assert 0 <= told.pop("seconds") < 60
+    assert told == {
+        "checked": 2,
+        "changed": 1,
+        "failed": 1,
+        "failures": {str(bad.pk): "token_unreadable"},
+        "stopped": "",
+    }
+    assert (run.out.count("\n"), run.err, run.code) == (1, "", 1)
+
+
+def test_a_terminal_shows_a_bar(people: People, ilert: StandIn) -> None:
+    people(2)
+    assert "2/2" in Run(err=Screen()).err
+
+
+@pytest.mark.parametrize("option", ["--json", "--dry-run"])
+def test_a_terminal_shows_no_bar_where_it_would_be_in_the_way(
+    people: People, ilert: StandIn, option: str
+) -> None:
+    people(2)
+    assert Run(option, err=Screen()).err == ""
+
+
+# Trouble
+
+
+def test_a_name_that_is_taken_is_told_and_changes_nothing(people: People, ilert: StandIn) -> None:
+    first, second = people(2)
+    ilert.add_fault("token_info", named("user-1"))
+    run = Run("--concurrency=1")
+    assert run.err == f"Account {first.pk} was not checked: identity_taken\n"
+    assert run.code == 1
+    assert [str(row) for row in ConnectedAccount.objects.order_by("pk")] == [
+        "user-0 @ acme",
+        "user-1 @ acme",
+    ]
+    for row in ConnectedAccount.objects.all():
+        assert row.is_readable
+
+
+def test_a_grant_that_is_gone_is_marked_once_its_token_is_dead(
+    expired_account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.revoke_app("acme", "grace")
+    run = Run()
+    assert run.err == f"Account {expired_account.pk} was not checked: invalid_grant\n"
+    assert ConnectedAccount.objects.get().needs_reconnect
+    assert Run().out == "0 checked, 0 of them changed, 0 failed.\n"
+
+
+def test_an_outage_is_2_and_says_that_the_tokens_are_kept(people: People, ilert: StandIn) -> None:
+    people(12)
+    before = list(ConnectedAccount.objects.values())
+    ilert.add_fault("token_info", Fault(drop=True), times=None)
+    run = Run("--per-minute=0")
+    assert run.code == 2
+    assert "tokens are kept" in run.failure
+    assert list(ConnectedAccount.objects.values()) == before
+
+
+def test_wrong_credentials_are_2_and_mark_nothing(
+    people: People, ilert: StandIn, settings: Any
+) -> None:
+    people(12, access_token_expires_at=timezone.now())
+    settings.ILERT_OAUTH_CLIENT_SECRET = "wrong"
+    run = Run("--per-minute=0", "--json")
+    assert (run.code, json.loads(run.out)["stopped"]) == (2, "credentials")
+    assert ConnectedAccount.objects.connected().count() == 12
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--json"]])
+def test_the_output_and_the_log_hold_no_secret(
+    people: People, ilert: StandIn, caplog: pytest.LogCaptureFixture, options: list[str]
+) -> None:
+    caplog.set_level("DEBUG")
+    secrets = ["the-client-secret", "words-of-ilert"]
+    for account in people(3):
+        secrets += [str(account.access_token), str(account.refresh_token)]
+        secrets += [account.access_token_ciphertext, account.refresh_token_ciphertext]
+    body = '{"code": "words-of-ilert", "error": "words-of-ilert"}'
+    ilert.add_fault("token_info", Fault(400, body))
+    ilert.add_fault("token_info", named("hopper"))
+    run = Run(*options)
+    shown = run.out + run.err + run.failure + caplog.text
+    assert [secret for secret in secrets if secret in shown] == []
+
+
+@pytest.fixture
+def spared() -> Iterator[None]:
+    """Handlers of ours, so that a signal that the command leaves alone ends nothing."""
+    before = {number: signal.signal(number, ignore) for number in (SIGINT, SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def ignore(number: int, frame: object) -> None:
+    pass
+
+
+def strike(number: int) -> None:
+    """Leaves the command a moment to take it in."""
+    os.kill(os.getpid(), number)
+    time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("spared")
+@pytest.mark.parametrize(("number", "code"), [(SIGINT, 130), (SIGTERM, 143)])
+def test_a_signal_ends_the_command_with_its_own_code(
+    people: People, door: Door, number: int, code: int
+) -> None:
+    door.on_arrival = lambda count: strike(number)
+    people(3)
+    run = Run("--per-minute=0")
+    assert (run.out, run.code) == ("1 checked, 0 of them changed, 0 failed.\n", code)
+    assert signal.getsignal(number) is ignore
