@@ -1,16 +1,25 @@
 from __future__ import annotations
 
 import html
+import json
+import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.admin.utils import display_for_value
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
-from django_ilert_oauth.models import ConnectedAccount, Reason, Status
+from django_ilert_oauth import crypto
+from django_ilert_oauth.admin import ConnectedAccountAdmin, actions, filters
+from django_ilert_oauth.flows.lease import take_lease
+from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reason, Status
 from ilert_standin import StandIn
 from ilert_standin.faults import Fault
 from tests.conftest import AccountFactory
@@ -51,12 +60,17 @@ def page(client: Client, path: str = LIST, **query: Any) -> str:
     return " ".join(html.unescape(response.content.decode()).split())
 
 
-def act(client: Client, action: str, *accounts: ConnectedAccount, **form: str) -> Any:
-    """The list that comes after the action."""
+def ask(client: Client, action: str, *accounts: ConnectedAccount, **form: Any) -> Any:
+    """The page that asks once more."""
     chosen = {"action": action, "_selected_action": [account.pk for account in accounts], **form}
     response = client.post(LIST, chosen, follow=True)
     assert response.status_code == 200
     return response
+
+
+def act(client: Client, action: str, *accounts: ConnectedAccount, **form: Any) -> Any:
+    """The page that comes after the action."""
+    return ask(client, action, *accounts, post="yes", **form)
 
 
 def said(response: Any, level: str) -> list[str]:
@@ -128,47 +142,564 @@ def test_an_account_is_shown_with_all_that_may_be_shown(
         ({"status__exact": "reconnect_required"}, ["ada"]),
         ({"reason__exact": "revoked_at_ilert"}, ["ada"]),
         ({"tenant_id": "globex"}, ["linus"]),
-        ({"last_error": "server_error"}, ["linus"]),
+        ({"error": "server_error"}, ["linus"]),
+        ({"error": "day"}, ["linus"]),
+        ({"expiring": "access-1h"}, ["grace"]),
+        ({"expiring": "grant-1d"}, []),
+        ({"expiring": "grant-30d"}, ["linus"]),
+        ({"expiring": "nonsense"}, ["linus", "ada", "grace"]),
         ({"q": "ada"}, ["ada"]),
         ({"q": "globex"}, ["linus"]),
         ({"q": "Amazing"}, ["grace"]),
         ({"q": "other-user"}, ["linus"]),
+        ({"q": "other@site"}, ["linus"]),
         ({"q": "nobody"}, []),
     ],
 )
 def test_accounts_are_found_by_filter_and_search(
     root: Client, make_account: AccountFactory, query: dict[str, str], found: list[str]
 ) -> None:
-    make_account(display_name="Amazing Grace")
-    make_account(username="ada", status=Status.RECONNECT_REQUIRED, reason=Reason.REVOKED_AT_ILERT)
-    other = User.objects.create_user("other-user")
-    make_account(username="linus", tenant_id="globex", user=other, last_error="server_error")
+    now = timezone.now()
+    make_account(display_name="Amazing Grace", access_token_expires_at=now)
+    make_account(
+        username="ada",
+        status=Status.RECONNECT_REQUIRED,
+        reason=Reason.REVOKED_AT_ILERT,
+        access_token_expires_at=now,
+        refresh_token_expires_at=now,
+        last_error="invalid_grant",
+        last_error_at=now - timedelta(days=2),
+    )
+    make_account(
+        username="linus",
+        tenant_id="globex",
+        user=User.objects.create_user("other-user", "other@site.example"),
+        access_token_expires_at=now + timedelta(hours=2),
+        refresh_token_expires_at=now + timedelta(days=29),
+        last_error="server_error",
+        last_error_at=now - timedelta(hours=23),
+    )
     response = root.get(LIST, query)
     assert [account.username for account in response.context["cl"].queryset] == found
 
 
 def test_the_list_offers_its_filters(root: Client, account: ConnectedAccount) -> None:
     shown = page(root)
-    for title in ("status", "reason", "tenant", "last error"):
+    for title in ("status", "reason", "expiry", "last error", "tenant"):
         assert f"By {title}" in shown
 
 
+@pytest.mark.parametrize("query", [{}, {"expiring": "access-1h", "_facets": "True"}])
 def test_the_number_of_queries_does_not_grow_with_the_list(
+    root: Client, account: ConnectedAccount, query: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    number_of = crypto.key_number
+
+    def count(ciphertext: str, identity: Any) -> int:
+        opened.append(ciphertext)
+        return number_of(ciphertext, identity)
+
+    monkeypatch.setattr(crypto, "key_number", count)
+    counts = []
+    for total in (10, 10_000):
+        fill_up(account, total)
+        opened.clear()
+        with CaptureQueriesContext(connection) as queries:
+            page(root, **query)
+        counts.append(len(queries))
+        assert len(opened) <= 2 * 100
+    assert counts[0] == counts[1]
+
+
+def fill_up(account: ConnectedAccount, total: int) -> None:
+    """With strangers of as many tenants as there are accounts."""
+    missing = range(ConnectedAccount.objects.count(), total)
+    users = User.objects.bulk_create(User(username=f"person-{number}") for number in missing)
+    columns = {
+        "api_url": account.api_url,
+        "username": "ada",
+        "connected_at": account.connected_at,
+        "access_token_expires_at": account.access_token_expires_at,
+        "access_token_ciphertext": "gAAAA",
+        "refresh_token_ciphertext": "gAAAA",
+    }
+    ConnectedAccount.objects.bulk_create(
+        ConnectedAccount(user=user, tenant_id=f"tenant-{user.pk}", **columns) for user in users
+    )
+
+
+# Filters
+
+
+def links(shown: str) -> list[str]:
+    return re.findall(r'href="\?([^"]*)"', shown)
+
+
+def test_tenants_with_the_most_accounts_are_offered_and_others_are_typed_in(
+    root: Client, account: ConnectedAccount
+) -> None:
+    fill_up(account, 20)
+    ConnectedAccount.objects.filter(pk__gt=account.pk + 17).update(tenant_id="globex")
+    shown = page(root, reason__exact="user", p="1")
+    offered = [link for link in links(shown) if "tenant_id=" in link]
+    assert len(offered) == filters.TENANTS
+    assert offered[0] == "reason__exact=user&tenant_id=globex"
+    form = shown[shown.index('class="ilert-tenant"') :].partition("</form>")[0]
+    assert 'name="tenant_id"' in form
+    assert '<input type="hidden" name="reason__exact" value="user">' in form
+    assert 'name="p"' not in form
+
+
+def test_a_tenant_that_was_typed_in_is_shown_as_chosen(
+    root: Client, account: ConnectedAccount
+) -> None:
+    fill_up(account, 20)
+    last = ConnectedAccount.objects.latest("pk").tenant_id
+    shown = page(root, tenant_id=last)
+    assert f'<li class="selected"> <a href="?tenant_id={last}">{last}</a>' in shown
+
+
+def test_a_few_tenants_are_all_offered_and_none_is_to_be_typed_in(
+    root: Client, account: ConnectedAccount
+) -> None:
+    shown = page(root)
+    assert "?tenant_id=acme" in shown
+    assert "ilert-tenant" not in shown
+
+
+def test_each_error_there_is_can_be_filtered_by(root: Client, make_account: AccountFactory) -> None:
+    make_account(last_error="timeout")
+    make_account(username="ada")
+    assert [link for link in links(page(root)) if link.startswith("error=")] == [
+        "error=day",
+        "error=day",
+        "error=timeout",
+    ]
+
+
+def test_users_without_an_e_mail_are_searched_by_name_only(
+    root: Client, account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(User, "EMAIL_FIELD", "telephone")
+    assert "grace @ acme" in page(root, q="site-user")
+
+
+# The picture of health
+
+
+def health(client: Client) -> dict[str, int]:
+    """The number behind each link above the list."""
+    shown = page(client)
+    found = re.findall(r'<a href="\?([^"]*)"><strong>(\d+)</strong>', shown)
+    return {query: int(count) for query, count in found}
+
+
+def test_the_picture_of_health_counts_and_leads_to_what_it_counts(
     root: Client, make_account: AccountFactory
 ) -> None:
-    def add(numbers: range) -> None:
-        for number in numbers:
-            user = User.objects.create_user(f"person-{number}")
-            make_account(username=f"user-{number}", user=user)
+    now = timezone.now()
+    make_account(access_token_expires_at=now + timedelta(minutes=50), last_error_at=now)
+    make_account(
+        username="ada",
+        access_token_expires_at=now + timedelta(hours=3),
+        refresh_token_expires_at=now + timedelta(days=20),
+        last_error="timeout",
+        last_error_at=now - timedelta(hours=20),
+    )
+    make_account(username="linus", status=Status.RECONNECT_REQUIRED, access_token_expires_at=now)
+    make_account(username="hopper", status=Status.DISCONNECTED, refresh_token_expires_at=now)
+    counts = health(root)
+    assert counts == {
+        "status__exact=connected": 2,
+        "status__exact=reconnect_required": 1,
+        "expiring=access-1h": 1,
+        "expiring=grant-30d": 1,
+        "error=day": 1,
+    }
+    for query, count in counts.items():
+        assert root.get(f"{LIST}?{query}").context["cl"].result_count == count
 
-    counts = []
-    for numbers in (range(3), range(3, 30)):
-        add(numbers)
-        with CaptureQueriesContext(connection) as queries:
-            shown = page(root)
-        assert f"person-{numbers[-1]}" in shown
-        counts.append(len(queries))
-    assert counts[0] == counts[1]
+
+def test_the_picture_of_health_takes_one_query(root: Client, account: ConnectedAccount) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        page(root)
+    asked = [
+        query["sql"] for query in queries if "COUNT" in query["sql"] and '"n1"' in query["sql"]
+    ]
+    assert len(asked) == 1
+
+
+def test_the_picture_of_health_shows_no_more_than_the_list(
+    root: Client, make_account: AccountFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_account()
+    make_account(username="ada")
+    own = ConnectedAccount.objects.filter(username="ada")
+    monkeypatch.setattr(ConnectedAccountAdmin, "get_queryset", lambda self, request: own.all())
+    assert health(root)["status__exact=connected"] == 1
+
+
+@pytest.mark.parametrize("path", ["", "?_popup=1"])
+def test_pages_of_ours_bring_no_style_and_no_script_in_line(
+    root: Client, account: ConnectedAccount, path: str
+) -> None:
+    asking = ask(root, "disconnect_accounts", account).content.decode()
+    detail = root.get(f"{LIST}{account.pk}/change/").content.decode()
+    for shown in (root.get(LIST + path).content.decode(), asking, detail):
+        assert " style=" not in shown
+        assert " onclick=" not in shown
+        assert 'href="/static/ilert_oauth/admin.css"' in shown
+    assert ("ilert-health" in root.get(LIST + path).content.decode()) is (path == "")
+
+
+# One account
+
+
+@pytest.mark.parametrize(
+    ("access_token", "said_of_it"),
+    [
+        (lambda text: text, "stored, encrypted, under key 2 of 2"),
+        (lambda text: "broken", "stored, encrypted; cannot be read: no configured key opens it"),
+        (lambda text: "", "none"),
+    ],
+)
+def test_a_token_is_told_by_the_key_that_it_is_under(
+    root: Client,
+    account: ConnectedAccount,
+    settings: Any,
+    access_token: Callable[[str], str],
+    said_of_it: str,
+) -> None:
+    new_key = "n9SOr2BMbgmqLgR6nhSKYh2Y9XRyNfl_C_kC-sWmSRE="
+    settings.ILERT_OAUTH_ENCRYPTION_KEYS = [new_key, *settings.ILERT_OAUTH_ENCRYPTION_KEYS]
+    account.refresh_token = str(account.refresh_token)
+    account.access_token_ciphertext = access_token(account.access_token_ciphertext)
+    account.save()
+    shown = page(root, f"{LIST}{account.pk}/change/")
+    assert f'<div class="readonly">{said_of_it}</div>' in shown
+    assert '<div class="readonly">stored, encrypted, under key 1 of 2</div>' in shown
+
+
+def test_the_page_of_an_account_is_about_who_access_and_health(
+    root: Client, account: ConnectedAccount
+) -> None:
+    shown = page(root, f"{LIST}{account.pk}/change/")
+    titles = re.findall(r'class="fieldset-heading">([^<]*)<', shown)
+    assert titles == ["Who", "Access", "Health"]
+
+
+def test_what_the_site_may_do_is_told_in_words(root: Client, account: ConnectedAccount) -> None:
+    assert "<li>See, create and edit alert sources</li>" in page(
+        root, f"{LIST}{account.pk}/change/"
+    )
+    assert 'title="See, create and edit alert sources"' in page(root)
+
+
+def test_an_account_without_scopes_may_do_nothing(root: Client, account: ConnectedAccount) -> None:
+    ConnectedAccount.objects.update(granted_scope="")
+    assert '<div class="readonly">nothing</div>' in page(root, f"{LIST}{account.pk}/change/")
+
+
+def test_the_list_shows_times_as_distances_with_the_exact_time_on_hovering(
+    root: Client, make_account: AccountFactory
+) -> None:
+    now = timezone.now()
+    account = make_account(
+        access_token_expires_at=now + timedelta(minutes=30, seconds=30),
+        refreshed_at=now - timedelta(hours=3),
+        last_error="timeout",
+        last_error_at=now - timedelta(days=2),
+    )
+    shown = page(root).replace("\xa0", " ")
+    for distance in (">in 30 minutes<", ">3 hours ago<", ">2 days ago<"):
+        assert distance in shown
+    assert f'title="{display_for_value(account.refreshed_at, "")}"' in shown
+
+
+def test_a_state_has_its_reason_beside_it(root: Client, make_account: AccountFactory) -> None:
+    make_account(status=Status.RECONNECT_REQUIRED, reason=Reason.EXPIRED)
+    shown = page(root)
+    assert '<span class="ilert-state ilert-reconnect_required">needs reconnecting</span>' in shown
+    assert '<span class="ilert-reason">access has run out</span>' in shown
+
+
+def test_buttons_of_an_account_are_those_that_fit_its_state(
+    root: Client, account: ConnectedAccount
+) -> None:
+    expected = {
+        Status.CONNECTED: ["refresh_accounts", "check_accounts", "disconnect_accounts"],
+        Status.RECONNECT_REQUIRED: ["disconnect_accounts"],
+        Status.DISCONNECTED: [],
+    }
+    for status, names in expected.items():
+        ConnectedAccount.objects.update(status=status)
+        assert buttons(root, account) == names
+
+
+def buttons(client: Client, account: ConnectedAccount) -> list[str]:
+    shown = page(client, f"{LIST}{account.pk}/change/")
+    return re.findall(r'<input type="hidden" name="action" value="([^"]*)">', shown)
+
+
+def test_who_may_only_look_sees_no_action_anywhere(staff: Staff, account: ConnectedAccount) -> None:
+    client = staff("view_connectedaccount")
+    shown = page(client)
+    assert "grace @ acme" in shown
+    assert 'name="action"' not in shown
+    assert buttons(client, account) == []
+    assert page(client, f"{LIST}{account.pk}/history/")
+
+
+def test_an_action_from_the_page_of_an_account_leads_back_to_it(
+    root: Client, account: ConnectedAccount, ilert: StandIn
+) -> None:
+    path = f"{LIST}{account.pk}/change/"
+    asked = ask(root, "check_accounts", account, from_account=account.pk)
+    assert f'<a class="button" href="{path}">' in asked.content.decode()
+    response = act(root, "check_accounts", account, from_account=account.pk)
+    assert response.request["PATH_INFO"] == path
+    assert len(said(response, "success")) == 1
+
+
+def test_nobody_is_led_to_another_account_than_the_one_acted_on(
+    root: Client, make_account: AccountFactory, ilert: StandIn
+) -> None:
+    account, other = make_account(), make_account(username="ada")
+    response = act(root, "check_accounts", account, from_account=other.pk)
+    assert response.request["PATH_INFO"] == LIST
+
+
+def test_the_list_leads_to_connecting_an_account_of_one_s_own(
+    root: Client, account: ConnectedAccount, settings: Any
+) -> None:
+    assert f'href="/ilert/connect/?next={LIST}"' in page(root)
+    settings.ROOT_URLCONF = "tests.admin_urls"
+    assert "Connect your own account" not in page(root)
+
+
+# Actions
+
+
+@pytest.mark.parametrize("action", ["refresh_accounts", "check_accounts", "disconnect_accounts"])
+def test_an_action_is_asked_once_more_before_anything_is_done(
+    root: Client, make_account: AccountFactory, ilert: StandIn, action: str
+) -> None:
+    accounts = [make_account(), make_account(username="ada")]
+    ended = make_account(username="linus", status=Status.DISCONNECTED)
+    before = list(ConnectedAccount.objects.values())
+    shown = " ".join(ask(root, action, *accounts, ended).content.decode().split())
+    assert "2 accounts" in shown
+    assert "1 of those chosen is not connected and is left alone." in shown
+    assert "grace @ acme" in shown
+    assert "linus @ acme" not in shown
+    assert list(ConnectedAccount.objects.values()) == before
+    assert ilert.requests == []
+
+
+def test_the_page_that_asks_can_be_confirmed(
+    root: Client, make_account: AccountFactory, ilert: StandIn
+) -> None:
+    account = make_account()
+    make_account(username="ada")
+    shown = ask(root, "disconnect_accounts", account).content.decode()
+    form = shown[shown.index('<form method="post">') :].partition("</form>")[0]
+    fields = dict(re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', form))
+    root.post(LIST, fields)
+    connected = ConnectedAccount.objects.connected()
+    assert [str(account) for account in connected] == ["ada @ acme"]
+
+
+@pytest.mark.parametrize("action", ["refresh_accounts", "check_accounts", "disconnect_accounts"])
+def test_nothing_is_asked_where_no_account_is_connected(
+    root: Client, make_account: AccountFactory, ilert: StandIn, action: str
+) -> None:
+    response = ask(root, action, make_account(status=Status.DISCONNECTED))
+    assert said(response, "warning") == ["None of the chosen accounts is connected."]
+    assert ilert.requests == []
+
+
+@pytest.mark.parametrize("form", [{}, {"post": "yes"}])
+def test_more_than_a_request_can_hold_is_left_to_the_command(
+    root: Client, account: ConnectedAccount, ilert: StandIn, form: dict[str, str]
+) -> None:
+    fill_up(account, actions.MOST + 1)
+    before = list(ConnectedAccount.objects.values())
+    with CaptureQueriesContext(connection) as queries:
+        response = ask(root, "check_accounts", account, select_across="1", **form)
+    shown = " ".join(response.content.decode().split())
+    assert "You chose 101 accounts. Here 100 at the most are done at once" in shown
+    assert "manage.py check_ilert_accounts" in shown
+    assert len(queries) < 20
+    assert list(ConnectedAccount.objects.values()) == before
+    assert ilert.requests == []
+
+
+def test_all_accounts_of_all_pages_can_be_chosen(
+    root: Client, make_account: AccountFactory, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ConnectedAccountAdmin, "list_per_page", 2)
+    accounts = [make_account(username=f"user-{number}") for number in range(5)]
+    shown = ask(root, "check_accounts", accounts[0], select_across="1").content.decode()
+    assert shown.count('name="_selected_action"') == 5
+
+
+@pytest.mark.parametrize(("pace", "most"), [(0, 100), (600, 100), (60, 20), (1, 1)])
+def test_no_request_waits_long_for_a_slow_pace(settings: Any, pace: int, most: int) -> None:
+    settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = pace
+    assert actions.most_at_once() == most
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_action_works_on_a_site_with_a_transaction_for_each_request(
+    root: Client, account: ConnectedAccount, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    response = act(root, "refresh_accounts", account)
+    assert said(response, "success") == ["1 account was refreshed. (grace @ acme)"]
+
+
+def test_a_report_has_a_message_for_each_kind_of_outcome(
+    root: Client, make_account: AccountFactory, ilert: StandIn
+) -> None:
+    names = ["good", "gone", "down", "lost", "foreign", "odd", "fine"]
+    accounts = [make_account(username=name) for name in names]
+    ilert.revoke_app("acme", "gone")
+    ConnectedAccount.objects.filter(username="lost").update(refresh_token_ciphertext="broken")
+    ConnectedAccount.objects.filter(username="foreign").update(api_url="https://other.invalid")
+    for fault in (Fault(), Fault(), Fault(503), Fault(400, '{"code": "invalid_request"}')):
+        ilert.add_fault("token", fault)
+    response = act(root, "refresh_accounts", *accounts)
+    assert said(response, "success") == ["2 accounts were refreshed. (good @ acme, fine @ acme)"]
+    assert said(response, "warning") == [
+        "1 account was refused: its user has to reconnect it. (gone @ acme)"
+    ]
+    assert {error.partition(" ")[2][:34]: error for error in said(response, "error")}.keys() == {
+        "account is as it was: ilert could ",
+        "account cannot be read: put the lo",
+        "account belongs to another ilert t",
+        "account failed and is as it was; i",
+    }
+    assert [error.rpartition("(")[2] for error in said(response, "error")] == [
+        "down @ acme)",
+        "lost @ acme)",
+        "foreign @ acme)",
+        "odd @ acme)",
+    ]
+
+
+def test_many_accounts_are_counted_and_not_named(
+    root: Client, make_account: AccountFactory, ilert: StandIn
+) -> None:
+    accounts = [make_account(username=f"user-{number}") for number in range(6)]
+    assert said(act(root, "check_accounts", *accounts), "success") == [
+        "6 accounts were checked with ilert."
+    ]
+
+
+def test_a_name_that_is_taken_is_told(
+    root: Client, make_account: AccountFactory, ilert: StandIn
+) -> None:
+    account = make_account()
+    make_account(username="hopper")
+    info = {"active": True, "tenant_id": "acme", "username": "hopper", "scope": "profile"}
+    ilert.add_fault("token_info", Fault(200, json.dumps(info)))
+    [error] = said(act(root, "check_accounts", account), "error")
+    assert error.startswith("1 account has a new name at ilert")
+
+
+def test_an_account_that_another_caller_renews_was_left_alone(
+    root: Client, account: ConnectedAccount, ilert: StandIn
+) -> None:
+    assert take_lease(account)
+    response = act(root, "refresh_accounts", account)
+    assert said(response, "warning") == ["1 account was left alone. (grace @ acme)"]
+    assert not LogEntry.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("secret", "fault", "note"),
+    [
+        ("wrong", Fault(), "ilert refused each of the first ten, so nothing was marked."),
+        ("the-client-secret", Fault(drop=True), "ilert cannot be reached, so the rest was left"),
+    ],
+)
+def test_a_run_that_ends_early_says_why(
+    root: Client,
+    make_account: AccountFactory,
+    ilert: StandIn,
+    settings: Any,
+    secret: str,
+    fault: Fault,
+    note: str,
+) -> None:
+    settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 0
+    settings.ILERT_OAUTH_CLIENT_SECRET = secret
+    ilert.add_fault("token", fault, times=None)
+    accounts = [make_account(username=f"user-{number}") for number in range(12)]
+    response = act(root, "refresh_accounts", *accounts)
+    assert said(response, "error")[-1].startswith(note)
+    assert not any("reconnect" in message for message in said(response, "warning"))
+    assert ConnectedAccount.objects.connected().count() == 12
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_grant_that_ilert_has_not_heard_the_end_of_is_told(
+    root: Client, account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.add_fault("revoke", Fault(503))
+    response = act(root, "disconnect_accounts", account)
+    assert said(response, "success") == ["1 account was disconnected. (grace @ acme)"]
+    [error] = said(response, "error")
+    assert error.startswith("1 grant is not ended at ilert yet")
+    assert PendingRevocation.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_grant_that_ended_at_ilert_is_not_mentioned(
+    root: Client, account: ConnectedAccount, ilert: StandIn
+) -> None:
+    assert said(act(root, "disconnect_accounts", account), "error") == []
+
+
+# History
+
+
+@pytest.mark.parametrize(
+    ("action", "entry"),
+    [
+        ("refresh_accounts", "Refreshed."),
+        ("check_accounts", "Checked with ilert."),
+        ("disconnect_accounts", "Disconnected."),
+    ],
+)
+def test_an_action_is_in_the_history_of_the_account(
+    root: Client, account: ConnectedAccount, ilert: StandIn, action: str, entry: str
+) -> None:
+    act(root, action, account)
+    shown = page(root, f"{LIST}{account.pk}/history/")
+    assert entry in shown
+    assert "root" in shown
+
+
+def test_a_failure_is_in_the_history_of_the_account(
+    root: Client, account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.add_fault("token", Fault(503))
+    act(root, "refresh_accounts", account)
+    shown = page(root, f"{LIST}{account.pk}/history/")
+    assert "Tried, but ilert could not be reached." in shown
+
+
+def test_the_history_takes_one_query_whatever_is_written(
+    root: Client, make_account: AccountFactory, ilert: StandIn
+) -> None:
+    accounts = [make_account(username=f"user-{number}") for number in range(5)]
+    with CaptureQueriesContext(connection) as queries:
+        act(root, "check_accounts", *accounts)
+    written = [query["sql"] for query in queries if query["sql"].startswith("INSERT INTO")]
+    assert len([sql for sql in written if "django_admin_log" in sql]) == 1
+    assert LogEntry.objects.count() == 5
 
 
 def test_refresh_renews_even_what_was_renewed_just_now(
@@ -177,7 +708,7 @@ def test_refresh_renews_even_what_was_renewed_just_now(
     before = account.access_token_ciphertext
     for count in (1, 2):
         response = act(root, "refresh_accounts", account)
-        assert said(response, "success") == ["1 account done."]
+        assert said(response, "success") == ["1 account was refreshed. (grace @ acme)"]
         assert said(response, "error") == []
         assert len(ilert.token_requests) == count
     account.refresh_from_db()
@@ -189,7 +720,9 @@ def test_check_asks_ilert_and_stores_the_scope(
 ) -> None:
     account = make_account(granted_scope="profile")
     ConnectedAccount.objects.update(granted_scope="out of date")
-    assert said(act(root, "check_accounts", account), "success") == ["1 account done."]
+    assert said(act(root, "check_accounts", account), "success") == [
+        "1 account was checked with ilert. (grace @ acme)"
+    ]
     account.refresh_from_db()
     assert account.granted_scope == "profile"
     assert ilert.token_requests == []
@@ -205,7 +738,7 @@ def test_disconnect_names_the_administrator_as_the_reason(
     accounts = [make_account(), make_account(username="ada")]
     with django_capture_on_commit_callbacks(execute=True):
         response = act(root, "disconnect_accounts", *accounts)
-    assert said(response, "success") == ["2 accounts done."]
+    assert said(response, "success") == ["2 accounts were disconnected. (grace @ acme, ada @ acme)"]
     rows = ConnectedAccount.objects.values_list("status", "reason")
     assert set(rows) == {(Status.DISCONNECTED, Reason.ADMIN)}
     assert ilert.live_refresh_tokens("acme", "grace") == 0
@@ -220,9 +753,9 @@ def test_failures_are_named_and_stop_none_of_the_others(
     spoil(accounts[1])
     response = act(root, action, *accounts)
     (error,) = said(response, "error")
-    assert error.startswith("grace @ acme: ")
+    assert error.endswith("(grace @ acme)")
     assert "ILERT_OAUTH_ENCRYPTION_KEYS" in error
-    assert said(response, "success") == ["2 accounts done."]
+    assert said(response, "success")[0].startswith("2 accounts were ")
 
 
 @pytest.mark.parametrize("action", ["refresh_accounts", "check_accounts"])
@@ -238,8 +771,8 @@ def test_a_grant_that_is_gone_is_named(
     root: Client, account: ConnectedAccount, ilert: StandIn
 ) -> None:
     ilert.revoke_app("acme", "grace")
-    (error,) = said(act(root, "refresh_accounts", account), "error")
-    assert error.startswith("grace @ acme: ")
+    (warning,) = said(act(root, "refresh_accounts", account), "warning")
+    assert warning == "1 account was refused: its user has to reconnect it. (grace @ acme)"
     account.refresh_from_db()
     assert account.status == Status.RECONNECT_REQUIRED
 
@@ -276,7 +809,7 @@ def test_deleting_many_accounts_ends_their_grants(
 ) -> None:
     accounts = [make_account(username=name) for name in ("grace", "ada")]
     with django_capture_on_commit_callbacks(execute=True):
-        act(root, "delete_selected", *accounts, post="yes")
+        act(root, "delete_selected", *accounts)
     assert not ConnectedAccount.objects.exists()
     for name in ("grace", "ada"):
         assert ilert.live_refresh_tokens("acme", name) == 0
@@ -290,7 +823,7 @@ def test_an_action_needs_a_permission_of_its_own(
     client = staff("view_connectedaccount", "change_connectedaccount", *others)
     assert f'<option value="{action}">' not in page(client)
     before = list(ConnectedAccount.objects.values())
-    act(client, action, account, post="yes")
+    act(client, action, account)
     assert list(ConnectedAccount.objects.values()) == before
     assert ilert.requests == []
 
@@ -303,7 +836,7 @@ def test_an_action_needs_no_other_permission(
     offered = [name for name in ACTIONS if f'<option value="{name}">' in page(client)]
     assert offered == [action]
     before = list(ConnectedAccount.objects.values())
-    response = act(client, action, account, post="yes")
+    response = act(client, action, account)
     assert len(said(response, "success")) == 1
     if action != "check_accounts":
         assert list(ConnectedAccount.objects.values()) != before
@@ -324,3 +857,25 @@ def test_a_row_whose_key_is_lost_says_so_on_every_page(
     spoil(account)
     assert "cannot be read: reconnect" in page(root)
     assert "cannot be read: reconnect" in page(root, f"{LIST}{account.pk}/change/")
+
+
+# Deleting
+
+
+def shown_before_deleting(client: Client, account: ConnectedAccount) -> list[str]:
+    many = ask(client, "delete_selected", account).content.decode()
+    return [page(client, f"{LIST}{account.pk}/delete/"), " ".join(many.split())]
+
+
+def test_who_deletes_is_told_that_the_grant_ends(root: Client, account: ConnectedAccount) -> None:
+    for shown in shown_before_deleting(root, account):
+        assert "Deleting also ends the access to ilert" in shown
+
+
+def test_who_deletes_is_told_that_the_grant_lives_on_where_it_does(
+    root: Client, account: ConnectedAccount, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_REVOKE_ON_DELETE = False
+    for shown in shown_before_deleting(root, account):
+        assert "Deleting does not end the access at ilert" in shown
+        assert "also ends" not in shown

@@ -36,6 +36,7 @@ def refresh_many(
     retry_reconnect_required: bool = False,
     limit: int | None = None,
     on_progress: Callable[[BulkResult], None] | None = None,
+    on_done: Callable[[Any], None] | None = None,
     stop: threading.Event | None = None,
 ) -> BulkResult:
     """Renews each account; one that fails never stops the rest.
@@ -44,7 +45,8 @@ def refresh_many(
     for no limit), a 429 pauses all of them. ``retry_reconnect_required`` also asks again for grants
     that ilert refused before. Setting ``stop`` ends the run once the requests under way are
     written. The run ends early where ilert is down, and where it refuses each of the first ten
-    grants: then nothing is marked, since the client credentials must be wrong.
+    grants: then nothing is marked, since the client credentials must be wrong. ``on_done`` is
+    called with the key of each account that was renewed, by one thread at a time.
 
     Raises ``ValueError`` for options that make no sense, and ``TransactionManagementError`` inside
     a transaction.
@@ -57,6 +59,7 @@ def refresh_many(
         concurrency=concurrency,
         per_minute=per_minute,
         on_progress=on_progress,
+        on_done=on_done,
         stop=stop,
     ).to_its_end()
 

@@ -40,6 +40,7 @@ def check_many(
     per_minute: int | None = None,
     limit: int | None = None,
     on_progress: Callable[[CheckResult], None] | None = None,
+    on_done: Callable[[Any], None] | None = None,
     stop: threading.Event | None = None,
 ) -> CheckResult:
     """Checks each account; one that fails never stops the rest.
@@ -52,6 +53,7 @@ def check_many(
         concurrency=concurrency,
         per_minute=per_minute,
         on_progress=on_progress,
+        on_done=on_done,
         stop=stop,
     ).to_its_end()
 

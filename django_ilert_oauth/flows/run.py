@@ -86,6 +86,7 @@ class Run(ABC, Generic[Item, Result]):
         concurrency: int,
         per_minute: int | None,
         on_progress: Callable[[Result], None] | None,
+        on_done: Callable[[Any], None] | None,
         stop: threading.Event | None,
     ) -> None:
         _require_sense(concurrency, per_minute)
@@ -94,6 +95,7 @@ class Run(ABC, Generic[Item, Result]):
         self._result = result
         self._concurrency = concurrency
         self._on_progress = on_progress
+        self._on_done = on_done
         self._stop = stop or threading.Event()
         pace = conf.requests_per_minute if per_minute is None else per_minute
         self._pace = Pace(pace, self._stop)
@@ -130,7 +132,7 @@ class Run(ABC, Generic[Item, Result]):
 
     @abstractmethod
     def _count(self, outcome: Outcome) -> bool:
-        """Counts what did not fail, and says whether ilert answered; under the lock."""
+        """Counts what did not fail, and says whether it was done; under the lock."""
 
     def _let_go(self) -> None:  # noqa: B027
         """Of what was taken in advance."""
@@ -218,6 +220,8 @@ class Run(ABC, Generic[Item, Result]):
         with self._lock:
             if outcome.error is None:
                 is_answer = self._count(outcome)
+                if is_answer and self._on_done:
+                    self._on_done(account.pk)
             else:
                 self._result.failures[account.pk] = outcome.error.code
                 is_answer = bool(getattr(outcome.error, "status", None))

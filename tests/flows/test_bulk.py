@@ -171,6 +171,15 @@ def test_grants_refused_for_a_wrong_secret_come_back_when_it_is_right(
     assert [name for name, _ in sent] == ["account_revoked", "account_refreshed"]
 
 
+def test_each_account_that_was_renewed_is_told_by_its_key(people: People, ilert: StandIn) -> None:
+    refused, early, good = people(3)
+    ConnectedAccount.objects.filter(pk=early.pk).update(refreshed_at=timezone.now())
+    ilert.revoke_app("acme", refused.username)
+    done: list[int] = []
+    run(on_done=done.append)
+    assert done == [good.pk]
+
+
 # Threads
 
 

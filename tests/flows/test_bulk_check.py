@@ -242,6 +242,14 @@ def test_a_grant_that_is_gone_is_marked_and_told(
 # Progress
 
 
+def test_each_account_that_was_checked_is_told_by_its_key(people: People, ilert: StandIn) -> None:
+    bad, *good = people(3)
+    ConnectedAccount.objects.filter(pk=bad.pk).update(access_token_ciphertext="broken")
+    done: list[int] = []
+    run(on_done=done.append)
+    assert sorted(done) == [account.pk for account in good]
+
+
 def test_progress_counts_up_to_the_result(people: People, ilert: StandIn) -> None:
     ilert.revoke_app("acme", people(3, **expired())[0].username)
     seen: list[int] = []

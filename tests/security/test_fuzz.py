@@ -270,7 +270,7 @@ def assert_whole(account: ConnectedAccount, answers: Answers) -> None:
 
 @fuzzed(50)
 @given(reply=replies("token_info"))
-def test_a_check_changes_the_scope_or_nothing(
+def test_a_check_stores_what_ilert_names_or_nothing_and_loses_no_token(
     account: ConnectedAccount, answers: Answers, reply: tuple[int, bytes]
 ) -> None:
     ConnectedAccount.objects.all().delete()
@@ -279,14 +279,24 @@ def test_a_check_changes_the_scope_or_nothing(
     account.save(force_insert=True)
     answers.reset()
     answers.given["token_info"] = reply
-    scope = "source"
+    expected = {"tenant_id": "acme", "username": "grace"}
     try:
         flows.check(ConnectedAccount.objects.get())
-        scope = ConnectedAccount.objects.get().granted_scope
-        assert scope in ("source", json.loads(reply[1]).get("scope"))
+        expected = {name: json.loads(reply[1])[name] for name in expected}
     except IlertOAuthError as error:
         assert error.code
-    assert ConnectedAccount.objects.get().username == "grace"
+    checked = ConnectedAccount.objects.get()
+    assert {name: getattr(checked, name) for name in expected} == expected
+    assert checked.granted_scope in ("source", TOKENS["scope"], *_scope_of(reply))
+    old, new = (account.access_token, account.refresh_token), (ACCESS, REFRESH)
+    assert (checked.access_token, checked.refresh_token) in (old, new)
+
+
+def _scope_of(reply: tuple[int, bytes]) -> list[Any]:
+    try:
+        return [json.loads(reply[1])["scope"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
 
 
 # The way back

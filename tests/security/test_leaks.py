@@ -6,6 +6,7 @@ place that could show a secret is searched for pieces of all that the run had.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -64,7 +65,8 @@ def admin_action(name: str) -> Verb:
     def act(world: World) -> None:
         pks = list(ConnectedAccount.objects.values_list("pk", flat=True))
         form = {"action": name, "_selected_action": pks}
-        world.visit(world.root.post(ADMIN, form, follow=True))
+        world.visit(world.root.post(ADMIN, form))
+        world.visit(world.root.post(ADMIN, {**form, "post": "yes"}, follow=True))
 
     return act
 
@@ -124,6 +126,8 @@ VERBS: dict[str, Verb] = {
     "refresh in the admin": admin_action("refresh_accounts"),
     "check": lambda world: flows.check(account_of(world)),
     "check in the admin": admin_action("check_accounts"),
+    "check by command": command("check_ilert_accounts"),
+    "check by command as JSON": command("check_ilert_accounts", "--json"),
     "use": use,
     "disconnect": disconnect,
     "disconnect in the admin": admin_action("disconnect_accounts"),
@@ -143,6 +147,7 @@ ENDPOINTS = {
     "refresh by task": ["/token"],
     "refresh in the admin": ["/token"],
     "check": ["/token_info"],
+    "check by command": ["/token_info"],
     "use": ["/current"],
     "disconnect": ["/revoke"],
     "delete": ["/revoke"],
@@ -261,6 +266,17 @@ def session_gone(world: World) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def renamed(world: World) -> AbstractContextManager[object]:
+    info = {"active": True, "tenant_id": "acme", "username": "hopper", "scope": "profile"}
+    world.ilert.add_fault("token_info", Fault(200, json.dumps(info)), times=None)
+    return nullcontext()
+
+
+def renamed_in_vain(world: World) -> AbstractContextManager[object]:
+    renamed(world)
+    return refused_by_database("UPDATE", ACCOUNT)(world)
+
+
 ACCOUNT, SESSION = "connectedaccount", "django_session"
 PENDING = "pendingrevocation"
 KEYS, SECRET = "ILERT_OAUTH_ENCRYPTION_KEYS", "ILERT_OAUTH_CLIENT_SECRET"
@@ -314,7 +330,8 @@ LOCAL_TROUBLES: dict[str, dict[str, Trouble]] = {
     },
     "bulk refresh": {"no account can be written": refused_by_database("UPDATE", ACCOUNT)},
     "check": {
-        "no account can be written": refused_by_database("UPDATE", ACCOUNT),
+        "a new name": renamed,
+        "a new name that cannot be written": renamed_in_vain,
         "a lost key": LOST_KEY,
     },
     "disconnect": {

@@ -1,0 +1,116 @@
+"""What the list and the page of an account show of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from django.contrib import admin
+from django.contrib.admin.utils import display_for_value
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.timesince import timesince, timeuntil
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from django_ilert_oauth import crypto, scopes
+from django_ilert_oauth.conf import conf
+from django_ilert_oauth.models import ConnectedAccount
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrOrPromise as StrOrPromise
+
+
+@admin.display(description=_("account"), ordering="username")
+def account(account: ConnectedAccount) -> str:
+    return str(account)
+
+
+@admin.display(description=_("state"), ordering="status")
+def state(account: ConnectedAccount) -> SafeString:
+    if not account.is_readable:
+        return _badge("unreadable", account.status_text)
+    badge = _badge(account.status, account.get_status_display())
+    reason = account.get_reason_display()
+    return (
+        format_html('{} <span class="ilert-reason">{}</span>', badge, reason) if reason else badge
+    )
+
+
+@admin.display(description=_("scopes"), ordering="granted_scope")
+def scope(account: ConnectedAccount) -> SafeString:
+    """Each with what it means."""
+    parts = ((part, scopes.describe(part)[0]) for part in scopes.split(account.granted_scope))
+    sentences = ((sentence, part) for part, sentence in parts)
+    return format_html_join(" ", '<span class="ilert-scope" title="{}">{}</span>', sentences)
+
+
+@admin.display(description=_("what this site may do"))
+def rights(account: ConnectedAccount) -> StrOrPromise:
+    sentences = ((sentence,) for sentence in account.scope_sentences)
+    items = format_html_join("", "<li>{}</li>", sentences)
+    return format_html('<ul class="ilert-rights">{}</ul>', items) if items else _("nothing")
+
+
+@admin.display(description=_("access expires"), ordering="access_token_expires_at")
+def access_expires(account: ConnectedAccount) -> str:
+    return _moment(account.access_token_expires_at)
+
+
+@admin.display(description=_("grant expires"), ordering="refresh_token_expires_at")
+def grant_expires(account: ConnectedAccount) -> str:
+    return _moment(account.refresh_token_expires_at)
+
+
+@admin.display(description=_("last renewed"), ordering="refreshed_at")
+def last_renewed(account: ConnectedAccount) -> str:
+    return _moment(account.refreshed_at)
+
+
+@admin.display(description=_("last error"), ordering="last_error_at")
+def last_error(account: ConnectedAccount) -> str:
+    if not account.last_error:
+        return "-"
+    return format_html(
+        '<span class="ilert-error">{}</span> {}',
+        account.last_error,
+        _moment(account.last_error_at),
+    )
+
+
+@admin.display(description=_("access token"))
+def access_token(account: ConnectedAccount) -> StrOrPromise:
+    return _storage(account.access_token_ciphertext, account)
+
+
+@admin.display(description=_("refresh token"))
+def refresh_token(account: ConnectedAccount) -> StrOrPromise:
+    return _storage(account.refresh_token_ciphertext, account)
+
+
+def _moment(at: datetime | None) -> str:
+    """Relative, and exact on hovering."""
+    if at is None:
+        return "-"
+    now = timezone.now()
+    if at > now:
+        text = gettext("in %s") % timeuntil(at, now, depth=1)
+    else:
+        text = gettext("%s ago") % timesince(at, now, depth=1)
+    exact = display_for_value(at, "")
+    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact, text)
+
+
+def _badge(kind: str, text: StrOrPromise) -> SafeString:
+    return format_html('<span class="ilert-state ilert-{}">{}</span>', kind, text)
+
+
+def _storage(ciphertext: str, account: ConnectedAccount) -> StrOrPromise:
+    if not ciphertext:
+        return _("none")
+    number = crypto.key_number(ciphertext, account.identity)
+    if not number:
+        return _("stored, encrypted; cannot be read: no configured key opens it")
+    key = {"number": number, "count": len(conf.encryption_keys)}
+    return _("stored, encrypted, under key %(number)d of %(count)d") % key

@@ -1,0 +1,48 @@
+"""A few numbers above the list, each a link to the accounts it counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.db.models import Count, Q, QuerySet
+from django.utils.translation import gettext_lazy as _
+
+from django_ilert_oauth.models import ConnectedAccount, Status
+
+from .filters import DAY, HOUR, MONTH, access_ends_within, failed_within, grant_ends_within
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrOrPromise as StrOrPromise
+
+
+@dataclass(frozen=True)
+class Figure:
+    """``mood`` is how a number above 0 looks: ``good``, ``plain``, ``warning`` or ``bad``."""
+
+    label: StrOrPromise
+    query: str
+    mood: str
+    count: int
+
+
+def figures(accounts: QuerySet[ConnectedAccount]) -> list[Figure]:
+    """By one query."""
+    kinds: list[tuple[StrOrPromise, str, str, Q]] = [
+        (_("connected"), "status__exact=connected", "good", Q(status=Status.CONNECTED)),
+        (
+            _("to be reconnected"),
+            "status__exact=reconnect_required",
+            "bad",
+            Q(status=Status.RECONNECT_REQUIRED),
+        ),
+        (_("access ends within an hour"), "expiring=access-1h", "plain", access_ends_within(HOUR)),
+        (_("grant ends within 30 days"), "expiring=grant-30d", "warning", grant_ends_within(MONTH)),
+        (_("failed in the last day"), "error=day", "bad", failed_within(DAY)),
+    ]
+    counts = {f"n{number}": Count("pk", filter=kind[3]) for number, kind in enumerate(kinds)}
+    found = accounts.aggregate(**counts)
+    return [
+        Figure(label, query, mood, found[f"n{number}"])
+        for number, (label, query, mood, _condition) in enumerate(kinds)
+    ]
