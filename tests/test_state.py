@@ -211,6 +211,16 @@ def test_an_attempt_that_has_run_out_is_not_remembered(request_of_user: HttpRequ
         state.remembered_account(request_of_user, attempt.state)
 
 
+def test_a_request_ends_without_an_attempt_that_was_dropped_meanwhile(
+    request_of_user: HttpRequest,
+) -> None:
+    attempt = begin(request_of_user)
+    state.consume(request_of_user, attempt.state)
+    age(request_of_user, 601)
+    state.conclude(request_of_user, attempt.state)
+    assert request_of_user.session[SESSION_KEY] == {}
+
+
 def test_a_request_ends_with_what_other_tabs_have_written_meanwhile(
     request_of_user: HttpRequest,
 ) -> None:
