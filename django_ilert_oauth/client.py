@@ -192,10 +192,10 @@ class IlertClient:
     ) -> _Answer | IlertOAuthError:
         deadline = time.monotonic() + sum(self._timeout)
         try:
+            request = prepare()
             # Straight to the adapter: it follows no redirect and keeps no cookie.
-            with self._adapter.send(
-                prepare(), timeout=self._timeout, **self._environment
-            ) as response:
+            adapter = self._session.get_adapter(request.url or "")
+            with adapter.send(request, timeout=self._timeout, **self._environment) as response:
                 return _read(response, deadline)
         except (requests.Timeout, ReadTimeoutError):
             return _too_slow()
@@ -204,10 +204,6 @@ class IlertClient:
         except BaseException as error:
             failure = bare(error)
         raise failure
-
-    @cached_property
-    def _adapter(self) -> BaseAdapter:
-        return self._session.get_adapter(self.api_url)
 
     @cached_property
     def _environment(self) -> Mapping[str, Any]:
