@@ -271,11 +271,8 @@ def test_a_few_tenants_are_all_offered_and_none_is_to_be_typed_in(
 def test_each_error_there_is_can_be_filtered_by(root: Client, make_account: AccountFactory) -> None:
     make_account(last_error="timeout")
     make_account(username="ada")
-    assert [link for link in links(page(root)) if link.startswith("error=")] == [
-        "error=day",
-        "error=day",
-        "error=timeout",
-    ]
+    offered = {link for link in links(page(root)) if link.startswith("error=")}
+    assert offered == {"error=day", "error=timeout"}
 
 
 def test_users_without_an_e_mail_are_searched_by_name_only(
