@@ -46,7 +46,18 @@ class Attempt:
     next_url: str
 
 
-def begin(request: HttpRequest, *, requested_scope: str, next_url: str) -> Attempt:
+@dataclass(frozen=True)
+class Wishes:
+    """What an attempt was begun for; ``account`` is the key of one that is to be reconnected."""
+
+    requested_scope: str
+    next_url: str
+    account: str
+
+
+def begin(
+    request: HttpRequest, *, requested_scope: str, next_url: str, account_pk: Any = None
+) -> Attempt:
     """Saved at once, so that two tabs do not overwrite each other's."""
     attempt = Attempt(
         state=Secret(secrets.token_urlsafe(32)),
@@ -62,6 +73,7 @@ def begin(request: HttpRequest, *, requested_scope: str, next_url: str) -> Attem
         "api_url": attempt.api_url,
         "requested_scope": requested_scope,
         "next_url": next_url,
+        "account": "" if account_pk is None else str(account_pk),
     }
     entries = _entries(request)
     _save(request, dict([*entries.items(), (_digest(attempt.state), entry)][-MOST:]))
@@ -116,10 +128,12 @@ def remembered_account(request: HttpRequest, state: str) -> int | None:
     return _used_attempts().filter(digest=digest).values_list("account_pk", flat=True).first()
 
 
-def next_url(request: HttpRequest, state: str) -> str:
-    """Empty for an attempt that is unknown, used, or had none."""
+def wishes(request: HttpRequest, state: str) -> Wishes:
+    """All empty for an attempt that is unknown or used."""
     entry = _entry_of(request, _digest(state)) or {}
-    return str(entry.get("next_url", ""))
+    return Wishes(
+        *(str(entry.get(name, "")) for name in ("requested_scope", "next_url", "account"))
+    )
 
 
 def _find(request: HttpRequest, state: str) -> tuple[str, dict[str, Any]]:

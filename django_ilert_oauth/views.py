@@ -15,7 +15,6 @@ from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.clickjacking import xframe_options_deny
@@ -135,12 +134,19 @@ def _leave_for_ilert(request: HttpRequest, form: ConnectForm) -> HttpResponse:
             account=form.cleaned_data["account"],
         )
     except (IlertOAuthError, ImproperlyConfigured) as error:
-        return _failed(request, error)
+        account = form.cleaned_data["account"]
+        wishes = state.Wishes(
+            requested_scope=form.cleaned_data["scopes"],
+            next_url=form.cleaned_data["next"],
+            account=str(account.pk) if account else "",
+        )
+        return _failed(request, error, wishes)
     return HttpResponseRedirect(url)
 
 
 def _connect_page(request: HttpRequest, form: ConnectForm) -> HttpResponse:
-    account = _to_reconnect(request)
+    pk = request.POST.get("account") or request.GET.get("account", "")
+    account = _own_account(request, pk)
     if account and is_tenant(account.tenant_id):
         form.fields.pop("tenant", None)
     requested = requested_scope(form.asked_scopes, account)
@@ -161,8 +167,7 @@ def _site_name(request: HttpRequest) -> str:
         return request.get_host()
 
 
-def _to_reconnect(request: HttpRequest) -> ConnectedAccount | None:
-    pk = request.POST.get("account") or request.GET.get("account", "")
+def _own_account(request: HttpRequest, pk: str) -> ConnectedAccount | None:
     if not (pk.isascii() and pk.isdigit() and len(pk) < 19):
         return None
     return ConnectedAccount.objects.for_user(request.user).filter(pk=pk).first()
@@ -175,21 +180,30 @@ def _finish(request: HttpRequest) -> HttpResponse:
         _tell(request, StateError(lost, code="session_ended"))
         return redirect_to_login(reverse("ilert_oauth:accounts"))
     is_reload = state.was_used(request, returned_state)
-    next_url = safe_next_url(request, state.next_url(request, returned_state))
+    wishes = state.wishes(request, returned_state)
     try:
         account = flows.finish_connect(request)
     except (IlertOAuthError, ImproperlyConfigured) as error:
-        return _failed(request, error, next_url)
+        return _failed(request, error, wishes)
     if is_reload:
         return redirect("ilert_oauth:accounts")
     text = _("%(account)s is connected.") % {"account": account}
     messages.success(request, text, fail_silently=True)
-    return redirect(next_url or conf.connected_url)
+    return HttpResponseRedirect(safe_next_url(request, wishes.next_url) or conf.connected_url)
 
 
-def _failed(request: HttpRequest, error: Exception, next_url: str = "") -> HttpResponse:
+def _failed(request: HttpRequest, error: Exception, wishes: state.Wishes) -> HttpResponse:
+    """Back to a page that asks for the same again."""
     _tell(request, error)
-    return redirect(_way_on(error, next_url))
+    if isinstance(error, StateError):
+        return redirect("ilert_oauth:accounts")
+    url = connect_url(
+        request,
+        scopes=scopes.missing(conf.scopes, wishes.requested_scope),
+        next_url=safe_next_url(request, wishes.next_url),
+        account=_own_account(request, wishes.account),
+    )
+    return HttpResponseRedirect(url)
 
 
 def _tell(request: HttpRequest, error: Exception) -> None:
@@ -204,10 +218,3 @@ def _tell(request: HttpRequest, error: Exception) -> None:
     text = _("%(explanation)s Reference: %(reference)s")
     text %= {"explanation": explain(error), "reference": reference}
     messages.error(request, text, fail_silently=True)
-
-
-def _way_on(error: Exception, next_url: str) -> str:
-    if isinstance(error, StateError):
-        return reverse("ilert_oauth:accounts")
-    query = urlencode({"next": next_url}) if next_url else ""
-    return f"{reverse('ilert_oauth:connect')}?{query}".rstrip("?")

@@ -139,9 +139,9 @@ def test_another_session_of_the_user_cannot_use_an_attempt(request_of_user: Http
 def test_an_attempt_lasts_ten_minutes(request_of_user: HttpRequest) -> None:
     attempt = begin(request_of_user)
     age(request_of_user, 595)
-    assert state.next_url(request_of_user, attempt.state) == "/after/"
+    assert state.wishes(request_of_user, attempt.state).next_url == "/after/"
     age(request_of_user, 6)
-    assert state.next_url(request_of_user, attempt.state) == ""
+    assert state.wishes(request_of_user, attempt.state).next_url == ""
     with pytest.raises(StateError):
         state.consume(request_of_user, attempt.state)
 
@@ -237,10 +237,10 @@ def test_a_request_ends_with_what_other_tabs_have_written_meanwhile(
 
 def test_a_used_attempt_has_no_next_url(request_of_user: HttpRequest) -> None:
     attempt = begin(request_of_user)
-    assert state.next_url(request_of_user, attempt.state) == "/after/"
+    assert state.wishes(request_of_user, attempt.state).next_url == "/after/"
     state.consume(request_of_user, attempt.state)
-    assert state.next_url(request_of_user, attempt.state) == ""
-    assert state.next_url(request_of_user, "unknown") == ""
+    assert state.wishes(request_of_user, attempt.state).next_url == ""
+    assert state.wishes(request_of_user, "unknown").next_url == ""
 
 
 # Used once, whatever the session says

@@ -19,7 +19,7 @@ from django.test import Client
 from requests.adapters import HTTPAdapter
 
 from django_ilert_oauth import client as wire
-from django_ilert_oauth import views
+from django_ilert_oauth import signed_scopes, views
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from ilert_standin import StandIn
 from ilert_standin.browser import authorize
@@ -424,6 +424,26 @@ def test_a_deny_leads_back_to_the_connect_page_with_its_next(
     assert "Go to ilert" in page
     assert ilert.token_requests == []
     assert stored() == before
+
+
+def test_after_a_deny_the_same_is_asked_for_the_same_account_again(
+    browser: Client, ilert: StandIn, account: ConnectedAccount, user: User
+) -> None:
+    asked = {
+        "account": account.pk,
+        "scopes": signed_scopes.sign(user, "alert:w"),
+        "next": "/after/",
+    }
+    denied: Any = browser.get(authorize(leave(browser, **asked), allow=False))
+    page = text_of(browser.get(denied.url))
+    assert "Reconnect grace @ acme" in page
+    assert "See, create and edit alerts" in page
+    assert 'value="/after/"' in page
+
+
+@pytest.mark.parametrize("next_url", ["after", "ilert_oauth:nothing"])
+def test_a_next_that_is_the_name_of_no_view_does_no_harm(connect: Walk, next_url: str) -> None:
+    assert connect(next=next_url)["Location"] == next_url
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def start_connect(
         request,
         requested_scope=requested_scope(scopes, account),
         next_url=safe_next_url(request, next_url),
+        account_pk=account.pk if account else None,
     )
     url = authorization_url(
         base_url,

@@ -31,6 +31,7 @@ ERROR_COLUMNS = ["last_error", "last_error_at"]
 STATUS_COLUMNS = ["status", "reason", "status_changed_at", *ERROR_COLUMNS]
 #: What other processes may have changed since the account was read.
 GRANT_COLUMNS = [
+    "connected_at",
     "tenant_id",
     "username",
     "granted_scope",
@@ -146,8 +147,8 @@ def _keep(account: ConnectedAccount, lease_id: str, sent: str, tokens: TokenAnsw
 
 
 def _has_ended_meanwhile(account: ConnectedAccount) -> bool:
-    """Disconnected or deleted here: then nobody else would end what ilert has just renewed."""
-    rows = account_rows().filter(pk=account.pk)
+    """Disconnected, deleted or reconnected here: nobody else would end what has been renewed."""
+    rows = account_rows().filter(pk=account.pk, connected_at=account.connected_at)
     return not rows.exclude(status=Status.DISCONNECTED).exists()
 
 

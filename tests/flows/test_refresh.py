@@ -371,6 +371,25 @@ def test_an_account_disconnected_meanwhile_stays_disconnected(
     assert ConnectedAccount.objects.get().refresh_token_ciphertext == ""
 
 
+def test_the_grant_that_a_reconnect_has_replaced_meanwhile_is_ended_though_it_was_just_renewed(
+    expired_account: ConnectedAccount, ilert: StandIn, slow_ilert: Any
+) -> None:
+    def reconnect() -> None:
+        row = ConnectedAccount.objects.get()
+        tokens: Any = ilert.issue_tokens("acme", "grace", "profile")
+        row.access_token, row.refresh_token = tokens["access_token"], tokens["refresh_token"]
+        row.access_token_expires_at = timezone.now() + timedelta(hours=1)
+        row.connected_at, row.lease_ends_ms = timezone.now(), 0
+        row.save()
+
+    ilert.options.rotate = True
+    acts = iter([reconnect])
+    slow_ilert(lambda: next(acts, lambda: None)())
+    assert flows.get_access_token(expired_account) == ConnectedAccount.objects.get().access_token
+    assert ilert.live_refresh_tokens("acme", "grace") == 1
+    assert flows.refresh(expired_account, force=True).status == Status.CONNECTED
+
+
 def test_an_account_deleted_meanwhile_needs_a_new_connection(
     account: ConnectedAccount, ilert: StandIn
 ) -> None:
