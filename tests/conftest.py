@@ -21,6 +21,9 @@ pytest_plugins = ["django_ilert_oauth.pytest_plugin"]
 CALLBACK = "http://testserver/ilert/callback/"
 AccountFactory = Callable[..., ConnectedAccount]
 
+#: Needs Selenium and a browser: only where it is named, as `tox run -e browser` does.
+collect_ignore = ["browser"]
+
 
 @pytest.fixture(scope="session")
 def running_standin() -> Iterator[tuple[StandIn, str]]:

@@ -1,0 +1,147 @@
+"""Users and their pages, as they meet them in a browser."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth.models import User
+
+from django_ilert_oauth.models import Status
+from tests.browser.example import (
+    Example,
+    accounts_in_each_state,
+    connect,
+    revoke_unnoticed,
+)
+from tests.browser.window import NARROW, Window
+
+GRACE = "grace @ acme"
+ACCOUNTS, CONNECT = "/ilert/", "/ilert/connect/"
+
+
+def allow_as(window: Window, name: str) -> None:
+    window.press("Go to ilert")
+    window.press(name)
+    window.press("Allow")
+
+
+def test_a_user_connects_an_account(window: Window, person: User) -> None:
+    window.open(ACCOUNTS)
+    window.press("Connect an ilert account")
+    window.press("Go to ilert")
+    assert window.is_at_ilert
+    window.press("Grace Demo (grace)")
+    window.press("Allow")
+
+    assert window.path == ACCOUNTS
+    assert window.messages == [f"{GRACE} is connected."]
+    assert "See, create and edit alert sources" in window.card(GRACE)
+
+
+def test_a_user_who_denies_is_back_where_the_user_began(window: Window, person: User) -> None:
+    window.open(CONNECT)
+    window.press("Go to ilert")
+    window.press("Grace Demo (grace)")
+    window.press("Deny")
+
+    assert window.path == CONNECT
+    assert window.messages == ["ilert was told not to give access, so nothing was connected."]
+    assert not person.ilert_accounts.exists()
+
+
+def test_two_tabs_each_finish_where_they_were_to_lead(window: Window, person: User) -> None:
+    window.open(f"{CONNECT}?next=/%3Ffirst")
+    window.press("Go to ilert")
+    first = window.tab
+    second = window.new_tab()
+    window.open(f"{CONNECT}?next=/%3Fsecond")
+    window.press("Go to ilert")
+    window.press("Linus Demo (linus)")
+    window.switch_to(first)
+    window.press("Grace Demo (grace)")
+    window.press("Allow")
+    assert window.path == "/?first"
+    assert window.messages == [f"{GRACE} is connected."]
+
+    window.switch_to(second)
+    window.press("Use another account")
+    window.press("Linus Demo (linus)")
+    window.press("Allow")
+    assert window.path == "/?second"
+    assert window.messages == ["linus @ globex is connected."]
+
+
+def test_a_user_who_revoked_at_ilert_reconnects(
+    window: Window, person: User, example: Example
+) -> None:
+    account = connect(example, person)
+    revoke_unnoticed(example, account)
+    window.open(f"/accounts/{account.pk}/")
+    assert window.path == ACCOUNTS
+    assert "needs reconnecting: access was revoked at ilert" in window.card(GRACE).lower()
+
+    window.press("Reconnect", within=GRACE)
+    window.press("Grace Demo (grace)")
+    window.press("Allow")
+    assert window.messages == [f"{GRACE} is connected."]
+    assert person.ilert_accounts.get().status == Status.CONNECTED
+    window.open(f"/accounts/{account.pk}/")
+    assert "Grace Demo (grace, ADMIN)" in window.text
+
+
+def test_a_user_disconnects_an_account(window: Window, person: User, example: Example) -> None:
+    connect(example, person)
+    window.open(ACCOUNTS)
+    window.press("Disconnect", within=GRACE)
+    assert "up to an hour" in window.text
+
+    window.press("Disconnect")
+    assert window.path == ACCOUNTS
+    assert window.messages == [f"{GRACE} is disconnected."]
+    assert person.ilert_accounts.get().status == Status.DISCONNECTED
+
+
+def test_everything_works_without_javascript(window: Window, person: User) -> None:
+    window.run_no_script()
+    window.open(ACCOUNTS)
+    window.press("Connect an ilert account")
+    allow_as(window, "Grace Demo (grace)")
+    assert window.messages == [f"{GRACE} is connected."]
+
+    window.press("Disconnect", within=GRACE)
+    window.press("Disconnect")
+    assert window.messages == [f"{GRACE} is disconnected."]
+
+
+def test_everything_works_by_keyboard(window: Window, person: User) -> None:
+    window.open(ACCOUNTS)
+    for name in ["Connect an ilert account", "Go to ilert", "Grace Demo (grace)", "Allow"]:
+        window.tab_to(name)
+        window.enter()
+    assert window.messages == [f"{GRACE} is connected."]
+
+    for _ in range(2):
+        window.tab_to("Disconnect")
+        window.enter()
+    assert window.messages == [f"{GRACE} is disconnected."]
+
+
+@pytest.fixture(params=["accounts", "nothing", "connect", "disconnect"])
+def page(request: pytest.FixtureRequest, example: Example, person: User) -> str:
+    """The path of each page of the app in turn."""
+    if request.param in ("nothing", "connect"):
+        return {"nothing": ACCOUNTS, "connect": CONNECT}[request.param]
+    accounts = accounts_in_each_state(example, person)
+    return ACCOUNTS if request.param == "accounts" else f"/ilert/{accounts[0].pk}/disconnect/"
+
+
+def test_tab_reaches_each_control_in_turn_and_shows_where_it_is(window: Window, page: str) -> None:
+    window.open(page)
+    reached, unseen = window.tab_order()
+    assert reached == window.controls()
+    assert unseen == []
+
+
+def test_a_narrow_page_does_not_scroll_sideways(window: Window, page: str) -> None:
+    window.be_narrow()
+    window.open(page)
+    assert window.width_of_page == NARROW
