@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
-from tests.browser.example import Example, new_user, running_example, session_of
+from tests.browser.example import Example, new_user, session_of, shared_example
 from tests.browser.window import HEIGHT, SECONDS, WIDTH, Window, logged
 
 PROGRAMS = ("chromium", "chromedriver")
@@ -43,13 +42,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def example(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any) -> Iterator[Example]:
-    """Its database is this process's, too."""
-    folder = tmp_path_factory.mktemp("example")
-    with running_example(folder) as example, django_db_blocker.unblock():
-        connection.close()
-        connection.settings_dict["NAME"] = str(folder / "db.sqlite3")
+    with shared_example(tmp_path_factory.mktemp("example"), django_db_blocker) as example:
         yield example
-        connection.close()
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
@@ -33,6 +34,26 @@ class Example:
     site_url: str
     ilert_url: str
     passwords: dict[str, str]
+
+
+@contextmanager
+def shared_example(folder: Path, django_db_blocker: Any) -> Iterator[Example]:
+    """Its database is this process's, too, until it ends."""
+    with running_example(folder) as example, django_db_blocker.unblock():
+        with _database(folder / "db.sqlite3"):
+            yield example
+
+
+@contextmanager
+def _database(path: Path) -> Iterator[None]:
+    before = connection.settings_dict["NAME"]
+    connection.close()
+    connection.settings_dict["NAME"] = str(path)
+    try:
+        yield
+    finally:
+        connection.close()
+        connection.settings_dict["NAME"] = before
 
 
 @contextmanager
