@@ -39,9 +39,9 @@ class Example:
 @contextmanager
 def shared_example(folder: Path, django_db_blocker: Any) -> Iterator[Example]:
     """Its database is this process's, too, until it ends."""
-    with running_example(folder) as example, django_db_blocker.unblock():
-        with _database(folder / "db.sqlite3"):
-            yield example
+    database = _database(folder / "db.sqlite3")
+    with running_example(folder) as example, django_db_blocker.unblock(), database:
+        yield example
 
 
 @contextmanager
