@@ -27,6 +27,7 @@ from site_browser import SiteBrowser
 
 RUN = Path(__file__).parents[2] / "example_project" / "run.py"
 ENDING_SECONDS = 10
+LONG_NAME = "somebody.whose.address.is.longer.than.most@a-long-name-for-a-company.example"
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def accounts_in_each_state(example: Example, user: User) -> list[ConnectedAccoun
     ended = {"status": Status.DISCONNECTED, "access_token": "", "refresh_token": ""}
     states: dict[str, dict[str, Any]] = {
         "acme": {},
+        "a-tenant-with-a-name-that-no-phone-has-room-for": {"username": LONG_NAME},
         "acme-lab": {"last_error": "timeout", "last_error_at": timezone.now()},
         "globex": revoked,
         "globex-lab": expired,

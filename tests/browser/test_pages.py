@@ -10,12 +10,14 @@ from tests.browser.example import (
     Example,
     accounts_in_each_state,
     connect,
+    make_up_account,
     revoke_unnoticed,
 )
 from tests.browser.window import NARROW, Window
 
 GRACE = "grace @ acme"
 ACCOUNTS, CONNECT = "/ilert/", "/ilert/connect/"
+GUARDED = "/alert-sources/new/"
 
 
 def allow_as(window: Window, name: str) -> None:
@@ -126,19 +128,36 @@ def test_everything_works_by_keyboard(window: Window, person: User) -> None:
     assert window.messages == [f"{GRACE} is disconnected."]
 
 
-def test_a_user_of_german_reads_german(window: Window, person: User) -> None:
-    window.prefer("de-DE,de;q=0.9")
-    window.open(ACCOUNTS)
-    assert window.heading == "Ihre ilert-Konten"
+def test_a_user_who_comes_back_too_late_is_told(window: Window, person: User) -> None:
+    window.open("/ilert/callback/?code=unknown&state=unknown")
+    assert window.path == ACCOUNTS
+    [message] = window.messages
+    assert message.startswith("This attempt to connect has ended")
 
 
-@pytest.fixture(params=["accounts", "nothing", "connect", "disconnect"])
-def page(request: pytest.FixtureRequest, example: Example, person: User) -> str:
-    """The path of each page of the app in turn."""
-    if request.param in ("nothing", "connect"):
-        return {"nothing": ACCOUNTS, "connect": CONNECT}[request.param]
-    accounts = accounts_in_each_state(example, person)
-    return ACCOUNTS if request.param == "accounts" else f"/ilert/{accounts[0].pk}/disconnect/"
+@pytest.fixture(params=["accounts", "nothing", "connect", "more", "less", "choose", "disconnect"])
+def page(request: pytest.FixtureRequest, window: Window, example: Example, person: User) -> str:
+    """The path that leads to each page of the app in turn."""
+    match request.param:
+        case "nothing":
+            return ACCOUNTS
+        case "connect":
+            return CONNECT
+        case "more":
+            make_up_account(example, person, granted_scope="profile")
+            return GUARDED
+        case "less":
+            window.allowed_errors.append("403 (Forbidden)")
+            asked = "profile source:w"
+            make_up_account(example, person, granted_scope="profile", requested_scope=asked)
+            return GUARDED
+        case "choose":
+            accounts_in_each_state(example, person)
+            return GUARDED
+        case "disconnect":
+            return f"/ilert/{make_up_account(example, person).pk}/disconnect/"
+    accounts_in_each_state(example, person)
+    return ACCOUNTS
 
 
 def test_tab_reaches_each_control_in_turn_and_shows_where_it_is(window: Window, page: str) -> None:
@@ -148,7 +167,9 @@ def test_tab_reaches_each_control_in_turn_and_shows_where_it_is(window: Window, 
     assert unseen == []
 
 
-def test_a_narrow_page_does_not_scroll_sideways(window: Window, page: str) -> None:
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_a_narrow_page_does_not_scroll_sideways(window: Window, page: str, language: str) -> None:
+    window.prefer(language)
     window.be_narrow()
     window.open(page)
     assert window.width_of_page == NARROW
@@ -161,3 +182,13 @@ def test_a_page_follows_into_the_dark(window: Window, page: str) -> None:
     window.open(page)
     assert light > 0.8
     assert window.brightness < 0.2
+
+
+def test_a_page_follows_the_browser_into_german(window: Window, page: str) -> None:
+    window.open(page)
+    english = window.language, window.heading
+    window.prefer("de-DE,de;q=0.9")
+    window.open(page)
+    assert english[0] == "en"
+    assert window.language == "de"
+    assert window.heading != english[1]

@@ -88,6 +88,10 @@ class Window:
         return self._driver.find_element(By.TAG_NAME, "h1").text
 
     @property
+    def language(self) -> str | None:
+        return self._page().get_attribute("lang")
+
+    @property
     def text(self) -> str:
         return self._driver.find_element(By.TAG_NAME, "body").text
 
