@@ -16,13 +16,24 @@ from tests.browser.example import Example, make_up_account, session_of, shared_e
 from tests.browser.window import Window
 
 
-def days_ago(days: int) -> datetime:
+def days_ago(days: float) -> datetime:
     return timezone.now() - timedelta(days)
 
 
-REVOKED = {"status": Status.RECONNECT_REQUIRED, "reason": Reason.REVOKED_AT_ILERT}
-DISCONNECTED = {"status": Status.DISCONNECTED, "reason": Reason.USER, "access_token": ""}
-UNREACHABLE = {"last_error": "timeout", "last_error_at": days_ago(0)}
+REVOKED = {
+    "status": Status.RECONNECT_REQUIRED,
+    "reason": Reason.REVOKED_AT_ILERT,
+    "access_token_expires_at": days_ago(0.1),
+}
+DISCONNECTED = {
+    "status": Status.DISCONNECTED,
+    "reason": Reason.USER,
+    "access_token": "",
+    "refresh_token": "",
+    "access_token_expires_at": None,
+    "refresh_token_expires_at": None,
+}
+UNREACHABLE = {"last_error": "timeout", "last_error_at": days_ago(0.02)}
 ENDING_SOON = {"refresh_token_expires_at": days_ago(-12)}
 
 
@@ -65,7 +76,8 @@ def test_readme_shows_the_list_of_the_admin(window: Window, example: Example) ->
     make_up_account(example, linus, tenant_id="globex", username="linus", **ENDING_SOON)
     make_up_account(example, linus, username="linus", **DISCONNECTED)
     window.log_in(session_of(user_called("admin")))
-    window.resize(1280, 500)
+    window.resize(1400, 500)
     window.open("/admin/ilert_oauth/connectedaccount/")
+    window.run("document.querySelector('#toggle-nav-sidebar').click()")
     assert "linus @ globex" in window.text
     window.take_picture("admin")
