@@ -6,11 +6,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from django.contrib.auth.models import User
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.remote.remote_connection import RemoteConnection
 
 from tests.browser.example import Example, new_user, session_of, shared_example
 from tests.browser.window import HEIGHT, SECONDS, WIDTH, Window, logged
@@ -58,6 +59,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         options.add_argument("--no-sandbox")
     service = ChromeService(executable_path=str(shutil.which("chromedriver")))
     with Chrome(options, service) as driver:
+        # Without it a driver that hangs would be waited for without end.
+        cast(RemoteConnection, driver.command_executor).client_config.timeout = 3 * SECONDS
         driver.set_page_load_timeout(SECONDS)
         driver.set_script_timeout(SECONDS)
         yield driver
