@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -148,7 +149,9 @@ class Window:
         return self._driver.find_element(By.TAG_NAME, "html")
 
     def _arrive(self, left: WebElement) -> None:
-        WebDriverWait(self._driver, SECONDS).until(staleness_of(left))
+        # While it is being left, the driver may not know what to say of it.
+        wait = WebDriverWait(self._driver, SECONDS, ignored_exceptions=[WebDriverException])
+        wait.until(staleness_of(left))
         self._inspect()
 
     # By keyboard
