@@ -1,0 +1,70 @@
+"""Looks into the wheel and the sdist of the folder given: what is in them, and what they say."""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+from email.message import Message
+from email.parser import BytesParser
+from pathlib import Path
+from zipfile import ZipFile
+
+from docutils import nodes
+from trove_classifiers import classifiers
+
+from tests import readme_tree
+from tests.package.build import tracked
+
+PACKAGE = "django_ilert_oauth"
+BESIDE_THE_PACKAGE = {
+    "CHANGELOG.rst",
+    "LICENSE",
+    "MANIFEST.in",
+    "README.rst",
+    "pyproject.toml",
+    "setup.cfg",
+}
+NEEDED = {"py.typed", "templates/ilert_oauth/base.html", "static/ilert_oauth/style.css"}
+
+
+def main(folder: Path) -> None:
+    [wheel] = folder.glob("*.whl")
+    [sdist] = folder.glob("*.tar.gz")
+    package = {path for path in tracked() if path.startswith(f"{PACKAGE}/")}
+    assert {f"{PACKAGE}/{name}" for name in NEEDED} <= package
+    with ZipFile(wheel) as archive:
+        check_wheel(set(archive.namelist()), package)
+        [metadata] = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        check_metadata(BytesParser().parsebytes(archive.read(metadata)))
+    with tarfile.open(sdist) as sources:
+        names = {member.name for member in sources.getmembers() if member.isfile()}
+    check_sdist({name.partition("/")[2] for name in names}, package)
+    print(f"{wheel.name}, {sdist.name}: the package and nothing else")
+
+
+def check_wheel(names: set[str], package: set[str]) -> None:
+    about = {name for name in names if name.partition("/")[0].endswith(".dist-info")}
+    assert {name.partition("/")[2] for name in about} >= {"METADATA", "licenses/LICENSE"}
+    _same(names - about, package)
+
+
+def check_sdist(names: set[str], package: set[str]) -> None:
+    made = {name for name in names if name.startswith(f"{PACKAGE}.egg-info/")} | {"PKG-INFO"}
+    pictures = {image["uri"] for image in readme_tree.document().findall(nodes.image)}
+    _same(names - made, package | BESIDE_THE_PACKAGE | pictures)
+
+
+def check_metadata(metadata: Message) -> None:
+    unknown = set(metadata.get_all("Classifier", [])) - classifiers
+    assert not unknown, f"PyPI does not know these classifiers: {sorted(unknown)}"
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Description-Content-Type"] == "text/x-rst"
+
+
+def _same(there: set[str], wanted: set[str]) -> None:
+    assert not there - wanted, f"should not be packed: {sorted(there - wanted)}"
+    assert not wanted - there, f"is not packed: {sorted(wanted - there)}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())
