@@ -1,37 +1,64 @@
-"""Installs the wheel of the folder given where nothing else of this repository is, and uses it."""
+"""Follows README's installation with the wheel of the folder given, and connects an account.
 
-import base64
-import os
+The lines are run as they are printed, in a folder with nothing of this repository. Only the
+addresses differ: ilert's are those of a stand-in, the site's has a free port.
+"""
+
+from __future__ import annotations
+
+import re
 import secrets
-import subprocess
 import sys
 import tempfile
-import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from zipfile import ZipFile
+from shlex import quote
+
+from demo_ports import HOST, choose_ports
+from ilert_standin import StandIn, serve
+from site_browser import SiteBrowser
+from tests import readme_tree
+from tests.package.shell import Shell
+from tests.walk import RENEW, connect, disconnect, log_in, standin_for, walk
 
 PACKAGE = "django_ilert_oauth"
-ROOT = Path(__file__).resolve().parents[2]
-CACHES = {"__pycache__", ".mypy_cache", ".ruff_cache"}
+#: Where README has the site and its callback.
+SITE, CALLBACK = "http://127.0.0.1:8000", "/ilert/callback/"
+SETTINGS, URLS = Path("mysite", "settings.py"), Path("mysite", "urls.py")
+IN_SHELL = "python manage.py shell --command"
+PASSWORD = secrets.token_urlsafe(12)
+ANSWERS = {
+    "Username": "admin",
+    "Email address": "admin@site.example",
+    "Password:": PASSWORD,
+    "Password (again):": PASSWORD,
+}
 
-SETTINGS = f"""
+#: Addresses of the stand-in, and the cookies. Django finds more in a new site.
+LEFT_TO_BE_SET = {"ilert_oauth.W001", "ilert_oauth.W004"}
+
+#: README's first example, for the one user of the site.
+EXAMPLE = """
+from types import SimpleNamespace
+
+from django.contrib.auth.models import User
+
+request = SimpleNamespace(user=User.objects.get())
+"""
+
+DEPLOYED = f"""
 SECRET_KEY = "{secrets.token_urlsafe(64)}"
 DEBUG = False
 ALLOWED_HOSTS = ["site.example"]
-INSTALLED_APPS += ["{PACKAGE}"]
 CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE = True
 MAILERS = {{"default": {{"BACKEND": "django.core.mail.backends.smtp.EmailBackend"}}}}
 SECURE_HSTS_SECONDS = 31536000
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = SECURE_SSL_REDIRECT = True
-ILERT_OAUTH_CLIENT_ID = "client"
-ILERT_OAUTH_CLIENT_SECRET = "secret"
-ILERT_OAUTH_ENCRYPTION_KEYS = ["{base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()}"]
+ILERT_OAUTH_APP_URL = "https://app.ilert.com"
+ILERT_OAUTH_API_URL = "https://api.ilert.com"
+ILERT_OAUTH_TENANT_URL = "https://{{tenant}}.ilert.com"
 ILERT_OAUTH_REDIRECT_URI = "https://site.example/ilert/callback/"
-"""
-
-URLS = f"""
-from django.urls import include
-urlpatterns.append(path("ilert/", include("{PACKAGE}.urls")))
 """
 
 PROBE = f"""
@@ -50,52 +77,111 @@ assert version("{PACKAGE}") == {PACKAGE}.__version__
 templates = folder / "templates"
 for path in templates.rglob("*.html"):
     get_template(str(path.relative_to(templates)))
-assert reverse("ilert_oauth:callback") == "/ilert/callback/"
+assert reverse("ilert_oauth:callback") == "{CALLBACK}"
 """
 
-
-def check_contents(wheel: Path) -> None:
-    names = set(ZipFile(wheel).namelist())
-    strangers = {name for name in names if not name.startswith((f"{PACKAGE}/", f"{PACKAGE}-"))}
-    assert not strangers, f"in the wheel, but not of the package: {sorted(strangers)}"
-    source = {
-        str(path.relative_to(ROOT))
-        for path in (ROOT / PACKAGE).rglob("*")
-        if path.is_file() and not CACHES & set(path.parts)
-    }
-    assert source <= names, f"missing from the wheel: {sorted(source - names)}"
-    assert f"{PACKAGE}/py.typed" in names
-    assert f"{PACKAGE}/templates/ilert_oauth/base.html" in names
+ALLAUTH_SETTINGS = """
+INSTALLED_APPS += ["allauth", "allauth.account", "allauth.socialaccount"]
+MIDDLEWARE += ["allauth.account.middleware.AccountMiddleware"]
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "allauth.account.auth_backends.AuthenticationBackend",
+]
+ACCOUNT_EMAIL_VERIFICATION = "none"
+LOGIN_URL = "account_login"
+"""
+ALLAUTH_URLS = 'urlpatterns += [path("accounts/", include("allauth.urls"))]\n'
 
 
-def check_site(wheel: Path, folder: Path) -> None:
-    environ = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("DJANGO_", "ILERT_", "PYTHON"))
-    }
+class Newcomer:
+    def __init__(self, folder: Path, wheel: Path) -> None:
+        constraint = folder / "constraint.txt"
+        constraint.write_text(f"django-ilert-oauth @ {wheel.as_uri()}\n")
+        self.shell = Shell(folder, PIP_CONSTRAINT=str(constraint))
+        [self.port] = choose_ports({"--port": 0})
+        self.site = SiteBrowser(f"http://{HOST}:{self.port}")
+        self.key = ""
+        self.has_called = False
 
-    def python(*arguments: str | Path) -> None:
-        print("$ python", *(str(argument).strip() for argument in arguments), flush=True)
-        command = [folder / "venv" / "bin" / "python", *arguments]
-        subprocess.run(command, cwd=folder, env=environ, check=True)
+    def follow_readme(self) -> None:
+        assert f"{SITE}{CALLBACK}" in readme_tree.literals()
+        for step in readme_tree.installation():
+            match step:
+                case readme_tree.Addition(path, lines):
+                    self.add(Path(path), lines)
+                case readme_tree.Command("python manage.py runserver"):
+                    self.connect_and_call()
+                case readme_tree.Command("python manage.py createsuperuser" as line):
+                    self.shell.answer(line, ANSWERS)
+                case readme_tree.Command("python manage.py check --deploy" as line):
+                    said = self.shell.run(line, may_fail=True)
+                    assert set(re.findall(r"ilert_oauth\.\w+", said)) == LEFT_TO_BE_SET
+                case readme_tree.Command(line):
+                    printed = self.shell.run(line.replace("the key that was printed", self.key))
+                    self.key = self.key or (printed.strip() if "generate_key" in line else "")
+        assert self.has_called, "the installation does not start the site"
 
-    venv.create(folder / "venv", with_pip=True)
-    python("-m", "pip", "install", "--quiet", wheel)
-    python("-m", "django", "startproject", "newsite", ".")
-    for module, addition in (("settings", SETTINGS), ("urls", URLS)):
-        with (folder / "newsite" / f"{module}.py").open("a") as file:
-            file.write(addition)
-    manage = ("-W", "error", "manage.py")
-    python(*manage, "migrate")
-    python(*manage, "makemigrations", "--check", "--dry-run", "ilert_oauth")
-    python(*manage, "check", "--deploy", "--fail-level", "WARNING")
-    python(*manage, "shell", "--command", PROBE)
+    def connect_and_call(self) -> None:
+        with self.serving() as standin:
+            log_in(self.site, "/ilert/", username="admin", password=PASSWORD)
+            connect(self.site, standin)
+            [example, *_others] = readme_tree.blocks("python")
+            said = self.shell.run(f"{IN_SHELL} {quote(EXAMPLE + example)}")
+            assert "Website checks\nServer room\n" in said
+            self.renew()
+            disconnect(self.site, standin)
+        self.has_called = True
+
+    def add_allauth(self) -> None:
+        """Which has log-in pages and accounts of its own."""
+        self.shell.run("pip install --quiet 'django-allauth[socialaccount]'")
+        self.add(SETTINGS, ALLAUTH_SETTINGS)
+        self.add(URLS, ALLAUTH_URLS)
+        self.shell.run("python manage.py migrate --verbosity 0")
+        with self.serving() as standin:
+            self.site.session.cookies.clear()
+            log_in(self.site, "/ilert/", login="admin", password=PASSWORD)
+            walk(self.site, standin, self.renew)
+
+    def deploy(self) -> None:
+        self.add(SETTINGS, DEPLOYED)
+        self.shell.run("python manage.py makemigrations --check --dry-run ilert_oauth")
+        self.shell.run("python manage.py check --deploy --fail-level WARNING")
+        self.shell.run(f"{IN_SHELL} {quote(PROBE)}")
+
+    @contextmanager
+    def serving(self) -> Iterator[StandIn]:
+        """README's server at a free port, and a stand-in that knows what was exported."""
+        environment = self.shell.environment
+        standin = standin_for(
+            f"http://{HOST}:{self.port}",
+            client_id=environment["ILERT_CLIENT_ID"],
+            client_secret=environment["ILERT_CLIENT_SECRET"],
+        )
+        line = f"python manage.py runserver {self.port}"
+        with serve(standin) as url:
+            self.add(SETTINGS, f'ILERT_OAUTH_APP_URL = ILERT_OAUTH_API_URL = "{url}"\n')
+            self.add(SETTINGS, f'ILERT_OAUTH_TENANT_URL = "{url}/t/{{tenant}}"\n')
+            with self.shell.serving(line, self.port):
+                yield standin
+
+    def renew(self) -> None:
+        self.shell.run(f"python manage.py {' '.join(RENEW)}")
+
+    def add(self, path: Path, lines: str) -> None:
+        with (self.shell.folder / path).open("a") as file:
+            file.write(f"\n{lines}\n")
+
+
+def main(dist: Path) -> None:
+    [wheel] = dist.glob("*.whl")
+    with tempfile.TemporaryDirectory() as folder:
+        newcomer = Newcomer(Path(folder), wheel)
+        newcomer.follow_readme()
+        newcomer.add_allauth()
+        newcomer.deploy()
+    print(f"{wheel.name}: README's steps lead to a connected account")
 
 
 if __name__ == "__main__":
-    [wheel] = Path(sys.argv[1]).resolve().glob("*.whl")
-    check_contents(wheel)
-    with tempfile.TemporaryDirectory() as folder:
-        check_site(wheel, Path(folder))
-    print(f"{wheel.name}: works where nothing else of the repository is")
+    main(Path(sys.argv[1]).resolve())
