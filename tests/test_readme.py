@@ -1,0 +1,290 @@
+"""README beside the code: what one of them names, the other has."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib
+import pkgutil
+import re
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import get_commands, load_command_class
+from django.core.management.base import BaseCommand, CommandParser
+from django.dispatch import Signal
+from django.template.loader import get_template
+from django.urls import NoReverseMatch, reverse
+from docutils import nodes
+
+import django_ilert_oauth
+import run as example
+from django_ilert_oauth import checks, crypto, exceptions, flows, signals
+from django_ilert_oauth.conf import NAMES, PREFIX, conf
+from django_ilert_oauth.exceptions import IlertUnavailableError
+from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.urls import urlpatterns
+from ilert_standin import Fault, StandIn
+from tests import readme_tree
+
+ROOT = readme_tree.PATH.parent
+PACKAGE = Path(django_ilert_oauth.__file__).parent
+TEXT = readme_tree.PATH.read_text()
+COMMANDS = sorted(path.stem for path in PACKAGE.glob("management/commands/[!_]*.py"))
+
+
+def test_readme_renders_without_a_word_of_warning() -> None:
+    assert readme_tree.document(halt_level=1)[0].astext() == "django_ilert_oauth"
+
+
+# Tables
+
+
+def test_each_setting_is_described_with_its_default(settings: Any) -> None:
+    described = readme_tree.rows(f"{PREFIX}[A-Z_]+")
+    assert list(described) == NAMES
+    for name in NAMES:
+        if hasattr(settings, name):
+            delattr(settings, name)
+    defaults = {name: default(name) for name in NAMES}
+    assert {name: understood(row[0]) for name, row in described.items()} == defaults
+
+
+def default(name: str) -> object:
+    """The exception's type where there is none."""
+    try:
+        return getattr(conf, name.removeprefix(PREFIX).lower())
+    except ImproperlyConfigured:
+        return ImproperlyConfigured
+
+
+def understood(cell: str) -> object:
+    """What the words of a cell with a default stand for."""
+    if match := re.fullmatch(r"(\d+) minutes", cell):
+        return timedelta(minutes=int(match[1]))
+    words = {"required": ImproperlyConfigured, "the accounts page": reverse("ilert_oauth:accounts")}
+    if cell in words:
+        return words[cell]
+    return cell if cell.startswith("https://") else ast.literal_eval(cell)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_each_signal_is_described_with_its_arguments(
+    connect: Callable[..., Any], ilert: StandIn, sent: list[tuple[str, dict[str, Any]]]
+) -> None:
+    connect()
+    account = ConnectedAccount.objects.get()
+    flows.refresh(account, force=True)
+    ilert.add_fault("token", Fault(503))
+    with pytest.raises(IlertUnavailableError):
+        flows.refresh(account, force=True)
+    flows.disconnect(account)
+    described = readme_tree.rows(r"account_\w+")
+    told = {name: sorted(arguments) for name, arguments in sent}
+    assert {name: sorted(row[0].split(", ")) for name, row in described.items()} == told
+    assert set(told) == {name for name, it in vars(signals).items() if isinstance(it, Signal)}
+
+
+def test_each_exception_is_described() -> None:
+    defined = [
+        name
+        for name, it in vars(exceptions).items()
+        if isinstance(it, type) and it.__module__ == exceptions.__name__
+    ]
+    assert list(readme_tree.rows(r"\w+Error")) == defined
+
+
+def test_each_check_is_described() -> None:
+    described = readme_tree.rows(r"ilert_oauth\.[EW]\d{3}")
+    assert set(described) == set(check_ids(ast.parse(Path(checks.__file__).read_text())))
+    of_deployment = {check for check, (meaning,) in described.items() if "(--deploy)" in meaning}
+    assert of_deployment == set(ids_of(checks.check_deployment))
+
+
+@pytest.mark.parametrize(("letter", "kind"), [("E", "Error"), ("W", "Warning")])
+def test_checks_are_numbered_by_kind_and_without_a_gap(letter: str, kind: str) -> None:
+    tree = ast.parse(Path(checks.__file__).read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    made = {id for call in calls if named(call) == kind for id in check_ids(call)}
+    numbers = range(1, len(made) + 1)
+    assert sorted(made) == [f"ilert_oauth.{letter}{number:03}" for number in numbers]
+
+
+def check_ids(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and re.fullmatch(r"ilert_oauth\.\w\d+", str(node.value)):
+            yield str(node.value)
+
+
+def ids_of(check: Callable[..., Any]) -> Iterator[str]:
+    """Of the functions that a check calls."""
+    tree = ast.parse(Path(checks.__file__).read_text())
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for node in ast.walk(functions[check.__name__]):
+        if isinstance(node, ast.Call) and (called := functions.get(named(node))):
+            yield from check_ids(called)
+
+
+def named(call: ast.Call) -> str:
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+def parser_of(name: str) -> CommandParser:
+    return load_command_class(get_commands()[name], name).create_parser("manage.py", name)
+
+
+def own_options(name: str) -> set[str]:
+    inherited = BaseCommand().create_parser("manage.py", name)
+    return options(parser_of(name)) - options(inherited)
+
+
+def options(parser: ArgumentParser) -> set[str]:
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_option_of_a_command_is_in_a_table_below_its_name(name: str) -> None:
+    described = readme_tree.options().get(name, [])
+    assert sorted(option.split()[0] for option in described) == sorted(own_options(name))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_option_is_shown_with_its_default(name: str) -> None:
+    parser = parser_of(name)
+    for action in parser._actions:
+        for shown in readme_tree.options().get(name, []):
+            option, _, value = shown.partition(" ")
+            if option in action.option_strings and value and not value.isupper():
+                [given] = [vars(parser.parse_args([option, value]))[action.dest]]
+                assert given == (action.default or setting_in(action.help or "")), shown
+
+
+def setting_in(help_text: str) -> object:
+    [name] = re.findall(rf"default: {PREFIX}(\w+)", help_text)
+    return getattr(conf, name.lower())
+
+
+def test_each_page_is_described() -> None:
+    names = {f"ilert_oauth:{pattern.name}" for pattern in urlpatterns}
+    assert set(readme_tree.rows(r"ilert_oauth:\w+")) == names
+
+
+# Names anywhere
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"django_ilert_oauth(?:\.\w+)+", TEXT))))
+def test_a_dotted_name_leads_somewhere(name: str) -> None:
+    if name == crypto._INFO.decode():
+        return
+    assert pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", TEXT))))
+def test_a_setting_that_is_named_exists(name: str) -> None:
+    assert name in NAMES
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"ilert_oauth:\w+", TEXT))))
+def test_a_page_that_is_named_exists(name: str) -> None:
+    with pytest.raises(NoReverseMatch):
+        reverse("ilert_oauth:nowhere")
+    pk = [1] if name == "ilert_oauth:disconnect" else []
+    assert reverse(name, args=pk)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"\bilert_oauth/\w+\.\w+", TEXT))))
+def test_a_file_that_is_named_exists(name: str) -> None:
+    if name.endswith(".html"):
+        assert get_template(name)
+    else:
+        assert (PACKAGE / "static" / name).is_file()
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"manage\.py (\w+)", TEXT))))
+def test_a_command_that_is_named_exists(name: str) -> None:
+    assert name in get_commands()
+
+
+@pytest.mark.parametrize("literal", sorted(filter(re.compile("--").match, readme_tree.literals())))
+def test_an_option_that_is_named_exists(literal: str) -> None:
+    known = options(example._parser()) | options(parser_of("check"))
+    for command in COMMANDS:
+        known |= own_options(command)
+    style = (PACKAGE / "static" / "ilert_oauth" / "style.css").read_text()
+    assert literal.split()[0] in known or f"{literal}:" in style
+
+
+def environments() -> set[str]:
+    """Of tox.ini, with each name that braces stand for."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "tox.ini")
+    listed = config["tox"]["env_list"].split()
+    headings = [section.removeprefix("testenv:") for section in config.sections()]
+    return {name for pattern in [*listed, *headings] for name in spelt_out(pattern)}
+
+
+def spelt_out(pattern: str) -> list[str]:
+    head, brace, rest = pattern.partition("{")
+    if not brace:
+        return [pattern]
+    choices, _, tail = rest.partition("}")
+    return [name for choice in choices.split(",") for name in spelt_out(head + choice + tail)]
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"tox\s+run\s+-e\s+([\w-]+)", TEXT))))
+def test_an_environment_of_tox_that_is_named_exists(name: str) -> None:
+    assert name in environments()
+
+
+def test_the_requirements_are_those_that_are_tested_and_installed() -> None:
+    told = readme_tree.section("Requirements")
+    pairs = set()
+    for pythons, djangos in re.findall(r"Python ([^;]*?) with Django ([\d., or]+)", told.astext()):
+        for python in re.findall(r"3\.\d+", pythons):
+            for django in re.findall(r"\d\.\d", djangos):
+                pairs.add(f"py{python}-django{django}".replace(".", ""))
+    assert pairs == {name for name in environments() if re.fullmatch(r"py3\d+-django\d+", name)}
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    installed = set(re.findall(r"^[\w-]+", config["options"]["install_requires"], re.MULTILINE))
+    assert {node.astext() for node in told.findall(nodes.literal)} == installed - {"Django"}
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"django-ilert-oauth\[(\w+)\]", TEXT))))
+def test_an_extra_that_is_named_exists(name: str) -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert name in config["options.extras_require"]
+
+
+# Code and links
+
+
+@pytest.mark.parametrize("code", readme_tree.blocks("python"))
+def test_python_can_be_read_and_finds_what_it_imports(code: str) -> None:
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("django"):
+            module = importlib.import_module(str(node.module))
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+def test_links_lead_somewhere() -> None:
+    for node in readme_tree.document().findall(nodes.reference):
+        assert "refuri" in node or node["refid"] in readme_tree.document().ids
+    places = [node["refuri"] for node in readme_tree.document().findall(nodes.reference)]
+    pictures = [node["uri"] for node in readme_tree.document().findall(nodes.image)]
+    for place in [*places, *pictures]:
+        assert urlsplit(place).hostname or (ROOT / place).is_file(), place
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"(?:tests|docs|django_ilert_oauth)/[\w/.]+\w", TEXT)))
+)
+def test_a_path_of_this_repository_that_is_named_exists(name: str) -> None:
+    assert (ROOT / name).exists()
