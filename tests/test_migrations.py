@@ -1,0 +1,85 @@
+"""From the first migration, with rows in it, to the last, and back to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.recorder import MigrationRecorder
+from django.utils import timezone
+
+from django_ilert_oauth import crypto
+from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
+
+APP = "ilert_oauth"
+FIRST = "0001_initial"
+API_URL = "https://api.ilert.com"
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def latest_afterwards() -> Iterator[None]:
+    yield
+    call_command("migrate", APP, verbosity=0)
+
+
+def models_of_the_first() -> Any:
+    """The models as the first migration has them, and tables to match."""
+    executor = MigrationExecutor(connection)
+    return executor.migrate([(APP, FIRST)]).apps
+
+
+def store(apps: Any, user: Any) -> tuple[int, int]:
+    person = {"api_url": API_URL, "tenant_id": "acme", "username": "grace"}
+    identity = (str(user.pk), API_URL, "acme", "grace")
+    account = apps.get_model(APP, "ConnectedAccount").objects.create(
+        user_id=user.pk,
+        **person,
+        granted_scope="profile source:w",
+        access_token_ciphertext=crypto.encrypt("the-access-token", identity),
+        refresh_token_ciphertext=crypto.encrypt("the-refresh-token", identity),
+        access_token_expires_at=timezone.now(),
+    )
+    revocation = apps.get_model(APP, "PendingRevocation").objects.create(
+        user_key=str(user.pk),
+        **person,
+        refresh_token_ciphertext=crypto.encrypt("the-old-refresh-token", identity),
+    )
+    return account.pk, revocation.pk
+
+
+def test_what_the_first_migration_stored_is_there_after_the_last() -> None:
+    user = get_user_model().objects.create_user("site-user")
+    account_pk, revocation_pk = store(models_of_the_first(), user)
+    call_command("migrate", APP, verbosity=0)
+    account = user.ilert_accounts.connected().with_scopes("source:r").get()
+    assert (account.pk, str(account)) == (account_pk, "grace @ acme")
+    assert (account.access_token, account.refresh_token) == (
+        "the-access-token",
+        "the-refresh-token",
+    )
+    revocation = PendingRevocation.objects.get(pk=revocation_pk)
+    assert revocation.refresh_token == "the-old-refresh-token"
+
+
+def test_every_migration_can_be_taken_back_with_rows_in_the_tables() -> None:
+    user = get_user_model().objects.create_user("site-user")
+    store(models_of_the_first(), user)
+    call_command("migrate", APP, verbosity=0)
+    call_command("migrate", APP, "zero", verbosity=0)
+    tables = connection.introspection.table_names()
+    assert [name for name in tables if name.startswith(f"{APP}_")] == []
+    assert APP not in {app for app, _ in MigrationRecorder(connection).applied_migrations()}
+    assert get_user_model().objects.get() == user
+
+
+def test_the_tables_can_be_made_again() -> None:
+    call_command("migrate", APP, "zero", verbosity=0)
+    call_command("migrate", APP, verbosity=0)
+    assert not ConnectedAccount.objects.exists()
