@@ -1,0 +1,83 @@
+"""The public names: listed in README, exported by their modules, and enough for others."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import readme_tree
+
+PACKAGE = "django_ilert_oauth"
+EXAMPLE = readme_tree.PATH.parent / "example_project"
+LISTED = {
+    module: row[0].split(", ") for module, row in readme_tree.rows(rf"{PACKAGE}\.\w+").items()
+}
+PUBLIC = LISTED | {
+    f"{PACKAGE}.exceptions": list(readme_tree.rows(r"\w+Error")),
+    f"{PACKAGE}.signals": list(readme_tree.rows(r"account_\w+")),
+}
+#: Defined beside the public ones, for the package itself.
+INTERNAL = {f"{PACKAGE}.models": {"DatabaseTime", "PendingRevocation"}}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_a_module_exports_the_public_names(module: str) -> None:
+    assert set(PUBLIC[module]) == exported(module) - INTERNAL.get(module, set())
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_public_names_can_be_imported(module: str) -> None:
+    for name in PUBLIC[module]:
+        assert getattr(importlib.import_module(module), name) is not None
+
+
+@pytest.mark.parametrize("module", LISTED)
+def test_public_names_are_listed_in_order(module: str) -> None:
+    assert LISTED[module] == sorted(LISTED[module])
+
+
+@pytest.mark.parametrize("code", readme_tree.blocks("python"))
+def test_readme_uses_public_names_only(code: str) -> None:
+    assert not_public(code) == []
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLE.rglob("*.py")), ids=lambda path: path.stem)
+def test_the_example_uses_public_names_only(path: Path) -> None:
+    assert not_public(path.read_text()) == []
+
+
+def exported(module: str) -> set[str]:
+    """What ``__all__`` says, or else what is defined there without an underscore in front."""
+    loaded = importlib.import_module(module)
+    if names := vars(loaded).get("__all__"):
+        return set(names)
+    tree = ast.parse(Path(str(loaded.__file__)).read_text())
+    return {name for name in defined(tree) if not (name.startswith("_") or name.isupper())} - {
+        "logger"
+    }
+
+
+def defined(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+def not_public(code: str) -> list[str]:
+    return [
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE)
+        for alias in node.names
+        if alias.name not in PUBLIC.get(str(node.module), modules(str(node.module)))
+    ]
+
+
+def modules(package: str) -> list[str]:
+    return [name.removeprefix(f"{package}.") for name in PUBLIC]
