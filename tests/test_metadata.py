@@ -1,0 +1,83 @@
+"""What the package says of itself, beside what is tested and shipped."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import django_ilert_oauth
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(django_ilert_oauth.__file__).parent
+
+
+def config(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / name)
+    return parser
+
+
+METADATA = config("setup.cfg")["metadata"]
+CLASSIFIERS = METADATA["classifiers"].split("\n")
+TOX = (ROOT / "tox.ini").read_text()
+HOOKS = (ROOT / ".pre-commit-config.yaml").read_text()
+
+
+def classified(prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in CLASSIFIERS if name.startswith(prefix)]
+
+
+def test_the_version_is_written_in_one_place() -> None:
+    assert METADATA["version"] == "attr: django_ilert_oauth.__version__"
+    assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text()).get("project", {})
+    texts = {path: path.read_text() for path in PACKAGE.rglob("*.py")}
+    version = f'"{django_ilert_oauth.__version__}"'
+    assert [path.name for path, text in texts.items() if version in text] == ["__init__.py"]
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    titles = re.findall(r"^(\S+) \(([^)]+)\)\n=+$", (ROOT / "CHANGELOG.rst").read_text(), re.M)
+    version, date = titles[0]
+    assert version == django_ilert_oauth.__version__
+    assert date == "unreleased" or re.fullmatch(r"\d{4}-\d\d-\d\d", date)
+
+
+def test_the_classifiers_name_the_versions_that_are_tested() -> None:
+    djangos = sorted(set(re.findall(r"^    django\d\d: Django>=(\d\.\d)", TOX, re.M)))
+    assert classified("Framework :: Django :: ") == djangos
+    pythons = re.findall(r"py3(?:(\d\d)|\{([\d,]+)\})-", TOX)
+    minors = {minor for pair in pythons for minor in ",".join(pair).split(",") if minor}
+    names = [f"3.{minor}" for minor in sorted(minors)]
+    assert classified("Programming Language :: Python :: ") == ["3", "3 :: Only", *names]
+    assert config("setup.cfg")["options"]["python_requires"] == f">={names[0]}"
+
+
+def test_the_classifiers_name_the_languages_that_are_shipped() -> None:
+    languages = {"de": "German"}
+    shipped = sorted(path.parent.parent.name for path in PACKAGE.glob("locale/*/*/django.po"))
+    assert classified("Natural Language :: ") == ["English", *map(languages.get, shipped)]
+
+
+def test_translations_are_shipped_compiled() -> None:
+    sources = sorted(PACKAGE.glob("locale/*/*/*.po"))
+    assert [path for path in sources if not path.with_suffix(".mo").is_file()] == []
+
+
+def test_ruff_is_of_one_release() -> None:
+    assert len(set(re.findall(r"ruff==([\d.]+)", TOX + HOOKS))) == 1
+
+
+@pytest.mark.parametrize("revision", re.findall(r"rev: (.+)", HOOKS))
+def test_hooks_are_pinned(revision: str) -> None:
+    assert re.fullmatch(r"v?\d+(\.\d+)+", revision)
+
+
+def test_hooks_write_for_the_oldest_django() -> None:
+    oldest = classified("Framework :: Django :: ")[0]
+    targets = re.findall(r"--target-version, \"([\d.]+)\"", HOOKS)
+    assert targets
+    assert set(targets) == {oldest}
