@@ -133,10 +133,8 @@ class ConnectedAccount(models.Model):
     refresh_token_ciphertext = models.TextField(blank=True, editable=False)
     access_token_expires_at = models.DateTimeField(_("access expires"), null=True, blank=True)
     refresh_token_expires_at = models.DateTimeField(_("grant expires"), null=True, blank=True)
-    status = models.CharField(
-        _("status"), max_length=20, choices=Status.choices, default=Status.CONNECTED
-    )
-    reason = models.CharField(_("reason"), max_length=20, choices=Reason.choices, blank=True)
+    status = models.CharField(_("status"), max_length=20, choices=Status, default=Status.CONNECTED)
+    reason = models.CharField(_("reason"), max_length=20, choices=Reason, blank=True)
     status_changed_at = models.DateTimeField(_("status changed"), default=timezone.now)
     connected_at = models.DateTimeField(_("connected"), default=timezone.now)
     refreshed_at = models.DateTimeField(_("last renewed"), null=True, blank=True)

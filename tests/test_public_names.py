@@ -21,7 +21,7 @@ PUBLIC = LISTED | {
     f"{PACKAGE}.signals": list(readme_tree.rows(r"account_\w+")),
 }
 #: Defined beside the public ones, for the package itself.
-INTERNAL = {f"{PACKAGE}.models": {"DatabaseTime", "PendingRevocation"}}
+INTERNAL = {f"{PACKAGE}.models": {"DatabaseTime", "PendingRevocation", "UsedAttempt"}}
 
 
 @pytest.mark.parametrize("module", PUBLIC)
