@@ -67,8 +67,9 @@ def options() -> dict[str, list[str]]:
     return found
 
 
-def blocks(language: str) -> list[str]:
-    found = document().findall(nodes.literal_block)
+def blocks(language: str, title: str = "") -> list[str]:
+    """In a section, or anywhere."""
+    found = (section(title) if title else document()).findall(nodes.literal_block)
     return [block.astext() for block in found if language in block["classes"]]
 
 

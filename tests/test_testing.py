@@ -29,7 +29,7 @@ from django_ilert_oauth.secret import Secret
 from django_ilert_oauth.session import IlertSession
 from django_ilert_oauth.state import SESSION_KEY
 from django_ilert_oauth.testing import FakeIlert, connected_account, fake_ilert
-from tests.readme import python_blocks
+from tests import readme_tree
 
 PATH = "/api/alerts"
 ROOT = Path(__file__).parents[1]
@@ -445,14 +445,14 @@ def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str
 
 
 def test_readmes_tests_run_as_printed_with_the_fixture_that_is_just_there(tmp_path: Path) -> None:
-    blocks = python_blocks("Testing your project")
+    blocks = readme_tree.blocks("python", "Testing your project")
     (tmp_path / "test_site.py").write_text("\n\n".join(blocks))
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", folder=tmp_path)
     assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_test_that_reaches_for_what_is_not_there_fails(tmp_path: Path) -> None:
-    first, _ = python_blocks("Testing your project")
+    first, _ = readme_tree.blocks("python", "Testing your project")
     lines = [line for line in first.splitlines() if "fake_ilert.answer" not in line]
     (tmp_path / "test_site.py").write_text("\n".join(lines))
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", folder=tmp_path)

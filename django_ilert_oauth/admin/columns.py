@@ -10,13 +10,14 @@ from django.contrib.admin.utils import display_for_value
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.utils.timesince import timesince, timeuntil
+from django.utils.timesince import timeuntil
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_ilert_oauth import crypto, scopes
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.templatetags.ilert_oauth_times import ago
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
@@ -94,10 +95,7 @@ def _moment(at: datetime | None) -> str:
     if at is None:
         return "-"
     now = timezone.now()
-    if at > now:
-        text = gettext("in %s") % timeuntil(at, now, depth=1)
-    else:
-        text = gettext("%s ago") % timesince(at, now, depth=1)
+    text = gettext("in %s") % timeuntil(at, now, depth=1) if at > now else ago(at)
     exact = display_for_value(at, "")
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact, text)
 

@@ -15,9 +15,9 @@ from django_ilert_oauth.exceptions import EndpointMismatchError, ReconnectRequir
 from django_ilert_oauth.flows import asynchronous
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import StandIn
+from tests import readme_tree
 from tests.conftest import AccountFactory
 from tests.flows.beside import stored_tokens
-from tests.readme import python_blocks
 
 aget = async_to_sync(flows.aget_access_token)
 arefresh = async_to_sync(flows.arefresh)
@@ -121,7 +121,7 @@ def test_a_task_that_is_cancelled_loses_no_token(
 
 @pytest.fixture
 def recipe() -> dict[str, Any]:
-    [block] = python_blocks("From async code")
+    [block] = readme_tree.blocks("python", "From async code")
     names: dict[str, Any] = {}
     exec(block, names)  # noqa: S102
     return names
