@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import django
 import pytest
 from django.contrib.auth.models import User
 
@@ -13,6 +14,7 @@ from tests.browser.window import Window
 
 ADMIN = "/admin/ilert_oauth/connectedaccount/"
 GRACE = "grace @ acme"
+GO = "Go" if django.VERSION < (6,) else "Run"
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def act(
         window.open(f"{ADMIN}?q={account.user}")
         window.choose("_selected_action", account.pk)
         window.choose("action", action)
-        window.press("Go")
+        window.press(GO)
         assert GRACE in window.text
         window.press(title)
         account.refresh_from_db()
