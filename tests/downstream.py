@@ -8,16 +8,23 @@ from typing import Any, assert_type
 
 import requests
 from django.contrib.auth.models import User
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.views.generic import View
 
-from django_ilert_oauth import flows
+from django_ilert_oauth import flows, signals, tasks
+from django_ilert_oauth.decorators import (
+    IlertAccountRequiredMixin,
+    IlertHttpRequest,
+    connect_url,
+    ilert_account_required,
+)
 from django_ilert_oauth.exceptions import (
     IlertOAuthError,
     IlertRejectedError,
     IlertUnavailableError,
     ReconnectRequiredError,
 )
-from django_ilert_oauth.flows import BulkResult, RevocationResult, RotationResult
+from django_ilert_oauth.flows import BulkResult, CheckResult, RevocationResult, RotationResult
 from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet, Reason, Status
 from django_ilert_oauth.session import IlertHTTPError, IlertSession
 from django_ilert_oauth.testing import FakeIlert, SentRequest, connected_account, fake_ilert
@@ -32,6 +39,33 @@ def connect(request: HttpRequest) -> None:
     assert_type(account.needs_reconnect, bool)
 
 
+@ilert_account_required(scopes="source:w")
+def guarded(request: IlertHttpRequest, pk: int) -> HttpResponse:
+    assert_type(request.ilert_account, ConnectedAccount)
+    return HttpResponse(connect_url(request, scopes=["alert"], next_url="/"))
+
+
+@ilert_account_required
+async def guarded_async(request: IlertHttpRequest) -> HttpResponse:
+    return HttpResponse(str(request.ilert_account))
+
+
+class Guarded(IlertAccountRequiredMixin, View):
+    ilert_scopes = ["source"]
+
+    def get(self, request: IlertHttpRequest) -> HttpResponse:
+        return guarded(request, pk=1)
+
+
+def hear(account: ConnectedAccount, reason: Reason, **facts: Any) -> None:
+    signals.account_revoked.connect(hear)
+
+
+def schedule(pk: int) -> None:
+    tasks.refresh_account.delay(pk)
+    tasks.refresh_expiring_tokens.delay()
+
+
 def keep(account: ConnectedAccount) -> None:
     assert_type(flows.get_access_token(account, margin=timedelta(minutes=5)), str)
     assert_type(flows.refresh(account, force=True), ConnectedAccount)
@@ -39,6 +73,8 @@ def keep(account: ConnectedAccount) -> None:
     accounts = ConnectedAccount.objects.connected().expiring(timedelta(hours=1)).with_scopes("team")
     assert_type(accounts, ConnectedAccountQuerySet)
     assert_type(flows.refresh_many(accounts, concurrency=4, per_minute=600), BulkResult)
+    assert_type(flows.check(account), ConnectedAccount)
+    assert_type(flows.check_many(accounts), CheckResult)
     assert_type(flows.revoke_pending(), RevocationResult)
     assert_type(flows.rotate_keys(dry_run=True), RotationResult)
 

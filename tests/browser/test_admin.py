@@ -100,4 +100,5 @@ def test_each_page_of_the_admin_is_accessible(
     window.open(f"{ADMIN}?q={owner}")
     for account in accounts:
         window.open(f"{ADMIN}{account.pk}/change/")
+    window.open(f"{ADMIN}{accounts[0].pk}/history/")
     window.open(f"{ADMIN}{accounts[0].pk}/delete/")
