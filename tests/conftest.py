@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import pytest
@@ -15,11 +17,14 @@ from django_ilert_oauth import signals
 from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import Options, StandIn, serve
 from ilert_standin.browser import authorize
+from tests.door import Door, door_before
+from tests.strike import ignore
 
 pytest_plugins = ["django_ilert_oauth.pytest_plugin"]
 
 CALLBACK = "http://testserver/ilert/callback/"
 AccountFactory = Callable[..., ConnectedAccount]
+People = Callable[..., list[ConnectedAccount]]
 
 #: Needs Selenium and a browser: only where it is named, as `tox run -e browser` does.
 collect_ignore = ["browser"]
@@ -79,6 +84,36 @@ def make_account(ilert: StandIn, user: User, settings: Any) -> AccountFactory:
         return ConnectedAccount.objects.create(**columns)
 
     return make
+
+
+def spoil(account: ConnectedAccount) -> ConnectedAccount:
+    """No key opens it any more."""
+    account.access_token_ciphertext = account.refresh_token_ciphertext = "broken"
+    account.save()
+    return account
+
+
+@pytest.fixture
+def people(make_account: AccountFactory) -> People:
+    def make(count: int, **columns: Any) -> list[ConnectedAccount]:
+        return [make_account(username=f"user-{number}", **columns) for number in range(count)]
+
+    return make
+
+
+@pytest.fixture
+def door(ilert: StandIn, settings: Any) -> Iterator[Door]:
+    with door_before(ilert, settings) as door:
+        yield door
+
+
+@pytest.fixture
+def spared() -> Iterator[None]:
+    """Handlers of ours, so that a signal that a command leaves alone ends nothing."""
+    before = {number: signal.signal(number, ignore) for number in (SIGINT, SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from django_ilert_oauth.flows.lease import take_lease
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reason, Status
 from ilert_standin import StandIn
 from ilert_standin.faults import Fault
-from tests.conftest import AccountFactory
+from tests.conftest import AccountFactory, spoil
 
 LIST = "/admin/ilert_oauth/connectedaccount/"
 ACTIONS = {
@@ -75,12 +75,6 @@ def act(client: Client, action: str, *accounts: ConnectedAccount, **form: Any) -
 
 def said(response: Any, level: str) -> list[str]:
     return [str(message) for message in response.context["messages"] if message.tags == level]
-
-
-def spoil(account: ConnectedAccount) -> ConnectedAccount:
-    account.access_token_ciphertext = account.refresh_token_ciphertext = "broken"
-    account.save()
-    return account
 
 
 def pages_of(account: ConnectedAccount) -> list[str]:

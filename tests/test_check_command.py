@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import time
-from collections.abc import Callable, Iterator
 from io import StringIO
 from signal import SIGINT, SIGTERM
 from typing import Any
@@ -16,10 +13,9 @@ from django.utils import timezone
 from django_ilert_oauth import flows
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import Fault, StandIn
-from tests.conftest import AccountFactory
-from tests.door import Door, door_before
-
-People = Callable[..., list[ConnectedAccount]]
+from tests.conftest import AccountFactory, People
+from tests.door import Door
+from tests.strike import ignore, strike
 
 
 class Screen(StringIO):
@@ -38,20 +34,6 @@ class Run:
         except CommandError as error:
             self.failure, self.code = str(error), error.returncode
         self.out, self.err = out.getvalue(), err.getvalue()
-
-
-@pytest.fixture
-def people(make_account: AccountFactory) -> People:
-    def make(count: int, **columns: Any) -> list[ConnectedAccount]:
-        return [make_account(username=f"user-{number}", **columns) for number in range(count)]
-
-    return make
-
-
-@pytest.fixture
-def door(ilert: StandIn, settings: Any) -> Iterator[Door]:
-    with door_before(ilert, settings) as door:
-        yield door
 
 
 def named(username: str, tenant: str = "acme", scope: str = "profile") -> Fault:
@@ -238,25 +220,6 @@ def test_the_output_and_the_log_hold_no_secret(
     run = Run(*options)
     shown = run.out + run.err + run.failure + caplog.text
     assert [secret for secret in secrets if secret in shown] == []
-
-
-@pytest.fixture
-def spared() -> Iterator[None]:
-    """Handlers of ours, so that a signal that the command leaves alone ends nothing."""
-    before = {number: signal.signal(number, ignore) for number in (SIGINT, SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def ignore(number: int, frame: object) -> None:
-    pass
-
-
-def strike(number: int) -> None:
-    """Leaves the command a moment to take it in."""
-    os.kill(os.getpid(), number)
-    time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("spared")

@@ -11,8 +11,8 @@ from django_ilert_oauth import signed_scopes, views
 from django_ilert_oauth.models import ConnectedAccount, Status
 from site_browser import Page
 from tests.asked import query_of
-from tests.conftest import AccountFactory
-from tests.test_views import OFF_SITE, spoil
+from tests.conftest import AccountFactory, spoil
+from tests.test_views import OFF_SITE
 
 CHOOSE, GUARDED = "/ilert/choose/", "/function/it/"
 

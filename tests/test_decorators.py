@@ -20,8 +20,7 @@ from ilert_standin.browser import authorize
 from ilert_standin.oauth import Grants
 from tests import guarded_site
 from tests.asked import CONNECT, go_through_ilert, is_sent_to_connect, press, query_of
-from tests.conftest import AccountFactory
-from tests.test_views import spoil
+from tests.conftest import AccountFactory, spoil
 
 GUARDED = [f"/{kind}/it/" for kind in guarded_site.GUARDED]
 JSON = {"Accept": "application/json"}

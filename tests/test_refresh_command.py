@@ -14,7 +14,7 @@ import tty
 import weakref
 from argparse import ArgumentTypeError
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -38,7 +38,8 @@ from django_ilert_oauth.models import ConnectedAccount, DatabaseTime, PendingRev
 from ilert_standin import StandIn
 from ilert_standin.faults import Fault
 from tests.conftest import AccountFactory
-from tests.door import Door, door_before
+from tests.door import Door
+from tests.strike import ignore, strike
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -387,12 +388,6 @@ def secrets_of(account: ConnectedAccount) -> list[str]:
     ]
 
 
-@pytest.fixture
-def door(ilert: StandIn, settings: Any) -> Iterator[Door]:
-    with door_before(ilert, settings) as door:
-        yield door
-
-
 # Speed
 
 
@@ -619,25 +614,6 @@ def test_a_run_that_stopped_early_leaves_grants_to_be_ended_to_the_next(
 
 
 # Signals
-
-
-@pytest.fixture
-def spared() -> Iterator[None]:
-    """Handlers of ours, so that a signal that the command leaves alone ends nothing."""
-    before = {number: signal.signal(number, ignore) for number in (SIGINT, SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def ignore(number: int, frame: object) -> None:
-    pass
-
-
-def strike(number: int) -> None:
-    """Leaves the command a moment to take it in."""
-    os.kill(os.getpid(), number)
-    time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("spared")

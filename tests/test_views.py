@@ -25,7 +25,7 @@ from ilert_standin import StandIn
 from ilert_standin.browser import authorize
 from ilert_standin.errors import STATUSES
 from ilert_standin.faults import Fault, parse_fault
-from tests.conftest import CALLBACK, AccountFactory
+from tests.conftest import CALLBACK, AccountFactory, spoil
 
 ACCOUNTS, CONNECT = "/ilert/", "/ilert/connect/"
 ENDED = "This attempt to connect has ended"
@@ -76,12 +76,6 @@ def landing(browser: Client, response: Any, **extra: Any) -> str:
 
 def stored() -> list[dict[str, Any]]:
     return [dict(row) for row in ConnectedAccount.objects.order_by("pk").values()]
-
-
-def spoil(account: ConnectedAccount) -> ConnectedAccount:
-    account.access_token_ciphertext = account.refresh_token_ciphertext = "broken"
-    account.save()
-    return account
 
 
 @pytest.fixture

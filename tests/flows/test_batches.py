@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -18,20 +18,11 @@ from django_ilert_oauth.flows import batches
 from django_ilert_oauth.flows.batches import Batches, Leased
 from django_ilert_oauth.flows.lease import NO_LEASE, lease_seconds
 from django_ilert_oauth.models import ConnectedAccount, DatabaseTime, Status
-from tests.conftest import AccountFactory
+from tests.conftest import People
 
 pytestmark = pytest.mark.django_db
 
-People = Callable[..., list[ConnectedAccount]]
 ANOTHER_LEASE = {"lease_id": "another", "lease_ends_ms": DatabaseTime() + 3_600_000}
-
-
-@pytest.fixture
-def people(make_account: AccountFactory) -> People:
-    def make(count: int, **columns: Any) -> list[ConnectedAccount]:
-        return [make_account(username=f"user-{number}", **columns) for number in range(count)]
-
-    return make
 
 
 @pytest.fixture

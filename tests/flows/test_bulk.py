@@ -28,32 +28,17 @@ from django_ilert_oauth.flows.run import OUTAGE, RATE_LIMIT_TRIES
 from django_ilert_oauth.models import ConnectedAccount, DatabaseTime, Reason, Status
 from django_ilert_oauth.signals import account_refreshed
 from ilert_standin import Fault, StandIn
-from tests.conftest import AccountFactory
-from tests.door import Door, door_before
+from tests.conftest import AccountFactory, People
+from tests.door import Door
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 Accounts = list[ConnectedAccount]
-People = Callable[..., Accounts]
 
 REFUSED = Fault(status=401, body='{"code": "invalid_grant"}')
 REJECTED = Fault(status=400, body='{"code": "invalid_request"}')
 DROPPED = Fault(drop=True)
-
-
-@pytest.fixture
-def people(make_account: AccountFactory) -> People:
-    def make(count: int, **columns: Any) -> Accounts:
-        return [make_account(username=f"user-{number}", **columns) for number in range(count)]
-
-    return make
-
-
-@pytest.fixture
-def door(ilert: StandIn, settings: Any) -> Iterator[Door]:
-    with door_before(ilert, settings) as door:
-        yield door
 
 
 def run(**options: Any) -> flows.BulkResult:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,30 +16,15 @@ from django_ilert_oauth.flows.pace import Pace
 from django_ilert_oauth.flows.run import OUTAGE, RATE_LIMIT_TRIES
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import Fault, StandIn
-from tests.conftest import AccountFactory
-from tests.door import Door, door_before
+from tests.conftest import People
+from tests.door import Door
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 Accounts = list[ConnectedAccount]
-People = Callable[..., Accounts]
 
 DROPPED = Fault(drop=True)
 LIMITED = Fault(429, headers={"Retry-After": "7"})
-
-
-@pytest.fixture
-def people(make_account: AccountFactory) -> People:
-    def make(count: int, **columns: Any) -> Accounts:
-        return [make_account(username=f"user-{number}", **columns) for number in range(count)]
-
-    return make
-
-
-@pytest.fixture
-def door(ilert: StandIn, settings: Any) -> Iterator[Door]:
-    with door_before(ilert, settings) as door:
-        yield door
 
 
 def run(**options: Any) -> flows.CheckResult:
