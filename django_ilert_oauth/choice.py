@@ -26,17 +26,19 @@ def is_usable(account: ConnectedAccount) -> bool:
 
 
 def chosen(request: HttpRequest, accounts: list[ConnectedAccount]) -> ConnectedAccount | None:
-    """The only one, or the one that the user has chosen before."""
-    if len(accounts) == 1:
-        return accounts[0]
-    remembered = _remembered(request)
-    return remembered if remembered in accounts else None
+    """The one that the user has chosen before; without a choice, the only one.
+
+    None where the one chosen is not among them: it is for the user to say that another will do.
+    """
+    if remembered := _remembered(request):
+        return remembered if remembered in accounts else None
+    return accounts[0] if len(accounts) == 1 else None
 
 
 def preferred(request: HttpRequest, scopes: str) -> ConnectedAccount | None:
     """For where the user cannot be asked: without a choice, the latest connected."""
     accounts = fitting(request, scopes)
-    return chosen(request, accounts) or next(iter(accounts), None)
+    return chosen(request, accounts if _remembered(request) else accounts[:1])
 
 
 def remember(request: HttpRequest, account: ConnectedAccount) -> None:
@@ -63,10 +65,10 @@ def was_asked(account: ConnectedAccount, scopes: str) -> bool:
 
 
 def _remembered(request: HttpRequest) -> ConnectedAccount | None:
-    """Forgotten once it cannot be used any more, or another user has logged in."""
+    """Forgotten once it is disconnected or deleted, or another user has logged in."""
     kept = request.session.get(SESSION_KEY)
     for account in _own(request):
-        if kept == str(account.pk) and is_usable(account):
+        if kept == str(account.pk) and account.status != Status.DISCONNECTED:
             return account
     request.session.pop(SESSION_KEY, None)
     return None

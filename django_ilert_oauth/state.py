@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.backends.base import SessionBase, UpdateError
 from django.db import IntegrityError, models, router, transaction
 from django.http import HttpRequest
 from django.utils import timezone
@@ -113,6 +113,7 @@ def remember(attempt: Attempt, account_pk: Any) -> None:
 
 def conclude(request: HttpRequest, state: str) -> None:
     """Has the request end with what other tabs have written meanwhile, and no used verifier."""
+    request.session.update(dict(_session_of_now(request).items()))
     request.session[SESSION_KEY] = _entries_after(request, _digest(state))
 
 
@@ -177,14 +178,17 @@ def _used_attempts() -> models.QuerySet[UsedAttempt]:
 
 def _entries(request: HttpRequest) -> dict[str, dict[str, Any]]:
     oldest = time.time() - LIFETIME.total_seconds()
-    # Read anew, since another tab may have written after this request began.
-    session = type(request.session)(request.session.session_key)
-    kept = session.get(SESSION_KEY, {})
+    kept = _session_of_now(request).get(SESSION_KEY, {})
     return {
         digest: {name: _masked(name, value) for name, value in entry.items()}
         for digest, entry in kept.items()
         if entry["begun_at"] > oldest
     }
+
+
+def _session_of_now(request: HttpRequest) -> SessionBase:
+    """Another tab may have written after this request began."""
+    return type(request.session)(request.session.session_key)
 
 
 def _entries_after(request: HttpRequest, used: str) -> dict[str, dict[str, Any]]:

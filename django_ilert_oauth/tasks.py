@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import (
     IlertOAuthError,
     IlertUnavailableError,
+    ReconnectRequiredError,
     TokenDecryptionError,
 )
 from django_ilert_oauth.flows.base import account_rows, database
@@ -44,6 +46,9 @@ RETRIES = 3
 LONGEST_DELAY = 300.0
 #: Longer than a retry waits: only then a run hands out an account that has failed.
 FAILURE_PAUSE = timedelta(minutes=10)
+
+#: The last grant that this process asked for: only then it asks how the others fare.
+_was_refused = threading.Event()
 
 
 @shared_task(ignore_result=True, expires=MINUTE)
@@ -86,7 +91,7 @@ def refresh_account(self: Task[Any, Any], pk: Any) -> str:
     account = due.filter(pk=pk).first()
     if account is None:
         return "not_due"
-    if credentials_seem_wrong():
+    if _was_refused.is_set() and credentials_seem_wrong():
         return "credentials"
     try:
         flows.refresh(account)
@@ -95,8 +100,12 @@ def refresh_account(self: Task[Any, Any], pk: Any) -> str:
             return error.code
         delay = _delay(self.request.retries, error.retry_after)
         raise self.retry(countdown=delay, expires=delay + GRACE) from None
+    except ReconnectRequiredError as error:
+        _was_refused.set()
+        return error.code
     except IlertOAuthError as error:
         return error.code
+    _was_refused.clear()
     return "refreshed"
 
 

@@ -12,14 +12,14 @@ from django.contrib.auth.views import redirect_to_login
 from django.contrib.sites.shortcuts import get_current_site
 from django.core.exceptions import ImproperlyConfigured, ObjectDoesNotExist
 from django.db import connections, transaction
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.clickjacking import xframe_options_deny
 from django.views.decorators.csrf import csrf_protect
-from django.views.decorators.http import require_GET, require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from . import choice, flows, scopes, signed_scopes, state
 from .conf import conf, is_tenant
@@ -95,9 +95,10 @@ def choose(request: HttpRequest) -> HttpResponse:
 
 
 @outside_transactions
-@require_GET
 def callback(request: HttpRequest) -> HttpResponse:
-    response = _finish(request)
+    take_answer(request)
+    is_get = request.method == "GET"
+    response = _finish(request) if is_get else HttpResponseNotAllowed(["GET"])
     # The address holds the code: it is to reach neither a cache nor another site.
     response["Cache-Control"] = "no-store"
     response["Referrer-Policy"] = "no-referrer"

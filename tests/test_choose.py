@@ -8,7 +8,10 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from django_ilert_oauth import signed_scopes, views
+from django_ilert_oauth.flows import connect
 from django_ilert_oauth.models import ConnectedAccount, Status
+from ilert_standin import StandIn
+from ilert_standin.browser import authorize
 from site_browser import Page
 from tests.asked import query_of
 from tests.conftest import AccountFactory, spoil
@@ -86,8 +89,40 @@ def deleted(account: ConnectedAccount) -> None:
     ConnectedAccount.objects.filter(pk=account.pk).delete()
 
 
-@pytest.mark.parametrize("spoilt", [disconnected, needing_reconnection, deleted, spoil])
-def test_a_choice_that_can_no_longer_be_used_is_forgotten(
+@pytest.mark.parametrize("spoilt", [needing_reconnection, spoil])
+def test_where_the_chosen_account_cannot_be_used_no_other_is_taken_unasked(
+    browser: Client, accounts: dict[str, ConnectedAccount], spoilt: Any
+) -> None:
+    choose(browser, accounts["ada"])
+    spoilt(accounts["ada"])
+    page = browser.get(browser.get(GUARDED)["Location"])
+    choose(browser, accounts["grace"], page)
+    assert browser.get(GUARDED).content == b"it works with grace @ acme"
+
+
+def test_a_choice_made_while_another_tab_connects_stands(
+    browser: Client,
+    accounts: dict[str, ConnectedAccount],
+    ilert: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    choose(browser, accounts["grace"])
+    leave: Any = browser.post("/ilert/connect/")
+    exchange = connect._exchange
+
+    def choose_meanwhile(*args: Any) -> Any:
+        tab = Client()
+        tab.cookies = browser.cookies
+        tab.post(CHOOSE, {"account": accounts["ada"].pk})
+        return exchange(*args)
+
+    monkeypatch.setattr(connect, "_exchange", choose_meanwhile)
+    browser.get(authorize(leave.url))
+    assert browser.get(GUARDED).content == b"it works with ada @ acme"
+
+
+@pytest.mark.parametrize("spoilt", [disconnected, deleted])
+def test_a_choice_that_is_gone_is_forgotten(
     browser: Client,
     make_account: AccountFactory,
     accounts: dict[str, ConnectedAccount],

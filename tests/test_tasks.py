@@ -277,6 +277,14 @@ def test_after_ten_refusals_in_a_row_no_task_ends_a_grant(
     assert len(ilert.token_requests) == 10
 
 
+def test_who_was_not_refused_does_not_ask_how_the_others_fare(
+    make_due: AccountFactory, ilert: StandIn
+) -> None:
+    due = refuse(ilert, make_due, times=10)
+    tasks._was_refused.clear()
+    assert [result(due[0]), result(due[1])] == ["refreshed", "refreshed"]
+
+
 def test_after_ten_refusals_in_a_row_a_run_asks_ten_marks_nothing_and_says_what_to_check(
     make_due: AccountFactory,
     ilert: StandIn,

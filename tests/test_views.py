@@ -420,6 +420,18 @@ def test_a_deny_leads_back_to_the_connect_page_with_its_next(
     assert stored() == before
 
 
+@pytest.mark.parametrize("method", ["head", "put"])
+def test_a_callback_by_another_method_tells_no_log_its_code(
+    browser: Client, ilert: StandIn, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    response = getattr(Client(), method)("/ilert/callback/?code=the-secret-code&state=the-state")
+    assert (response.status_code, response["Allow"]) == (405, "GET")
+    [record] = caplog.records
+    request = vars(record)["request"]
+    assert "the-" not in f"{request} {request.META} {request.GET}"
+    assert ilert.token_requests == []
+
+
 def test_after_a_deny_the_same_is_asked_for_the_same_account_again(
     browser: Client, ilert: StandIn, account: ConnectedAccount, user: User
 ) -> None:

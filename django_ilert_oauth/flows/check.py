@@ -145,4 +145,5 @@ def _swap(account: ConnectedAccount, new: dict[str, Any]) -> bool | None:
 def _note(account: ConnectedAccount, code: str) -> None:
     account.last_error, account.last_error_at = code, timezone.now()
     noted = {name: getattr(account, name) for name in ERROR_COLUMNS}
-    account_rows().unleased().filter(pk=account.pk).update(**noted)
+    same = {name: getattr(account, name) for name in TOKEN_COLUMNS}
+    account_rows().unleased().filter(pk=account.pk, **same).update(**noted)

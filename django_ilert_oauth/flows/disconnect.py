@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.db import models, transaction
+from django.db import connections, models, transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -28,6 +28,7 @@ from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reaso
 from django_ilert_oauth.signals import account_revoked
 
 from .base import account_rows, announce, database, open_client
+from .lease import NO_LEASE
 from .pace import Pace
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 #: After a failure, how long deletions and disconnections leave the sending to ``revoke_pending``:
 #: deleting a thousand accounts must not wait a thousand times for a dead ilert.
 PAUSE = timedelta(minutes=1)
+#: So much may wait for a commit; more would keep whoever deletes accounts waiting for ilert.
+MOST_HOOKS = 40
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,10 @@ def end_grant_of_deleted(instance: ConnectedAccount, **kwargs: Any) -> None:
 
 
 def keep_for_revocation(account: ConnectedAccount, *, unless: str = "") -> None:
-    """Has the account's refresh token revoked after the commit, unless it is this one."""
+    """Has the account's refresh token revoked after the commit, unless it is this one.
+
+    Of many in one transaction, most are left to ``revoke_pending``.
+    """
     if not account.refresh_token_ciphertext or (unless and _holds(account, unless)):
         return
     user_key, api_url, tenant_id, username = account.identity
@@ -87,6 +93,8 @@ def keep_for_revocation(account: ConnectedAccount, *, unless: str = "") -> None:
         username=username,
         refresh_token_ciphertext=account.refresh_token_ciphertext,
     )
+    if len(connections[database()].run_on_commit) >= MOST_HOOKS:
+        return
     # No partial: Django logs the failure of a hook by its ``__qualname__``.
     transaction.on_commit(lambda: _revoke_unless_down(pending), using=database(), robust=True)
 
@@ -121,7 +129,12 @@ def _claim(account: ConnectedAccount, reason: Reason) -> bool:
         account_rows()
         .filter(pk=account.pk)
         .exclude(status=Status.DISCONNECTED)
-        .update(status=Status.DISCONNECTED, reason=reason, status_changed_at=timezone.now())
+        .update(
+            status=Status.DISCONNECTED,
+            reason=reason,
+            status_changed_at=timezone.now(),
+            **NO_LEASE,
+        )
     )
     return claimed == 1
 

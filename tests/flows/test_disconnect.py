@@ -88,6 +88,22 @@ def test_a_run_stops_at_the_first_sign_that_ilert_is_down(
     assert len(revoked(ilert)) == before + 1
 
 
+def test_of_many_deleted_at_once_most_are_left_to_the_next_run(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    for number in range(50):
+        make_account(username=f"user-{number}")
+    ConnectedAccount.objects.all().delete()
+    assert len(revoked(ilert)) == 20
+    assert flows.revoke_pending(per_minute=0) == flows.RevocationResult(revoked=30, left=0)
+
+
+def test_a_disconnection_ends_the_lease_of_a_refresh_under_way(account: ConnectedAccount) -> None:
+    ConnectedAccount.objects.update(lease_id="held", lease_ends_ms=2**53)
+    flows.disconnect(account)
+    assert ConnectedAccount.objects.values_list("lease_id", "lease_ends_ms").get() == ("", 0)
+
+
 def test_a_run_ends_as_many_grants_as_it_is_told_to_the_oldest_first(
     make_account: AccountFactory, ilert: StandIn
 ) -> None:
