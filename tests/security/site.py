@@ -1,16 +1,26 @@
-"""A site whose own views break once they have used a flow."""
+"""A site whose own views break once they have used a flow, and some that need an account."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
+from django.template import RequestContext, Template
 from django.urls import path
 
 from django_ilert_oauth import flows
+from django_ilert_oauth.decorators import IlertHttpRequest, ilert_account_required
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.session import IlertSession
 from tests import urls
+
+#: Not as tokens name it: what is asked stands in addresses, in base64 as well.
+READ = "source:r"
+TAGS = """
+{% load ilert_oauth %}{% ilert_account as account %}{{ account }}
+{% ilert_connect_url %} {% ilert_connect_url scopes="alert:w" %}
+{% ilert_connect_button %}{% ilert_connect_button scopes="alert:w" %}
+"""
 
 
 class SiteError(Exception):
@@ -54,6 +64,20 @@ def session(request: HttpRequest) -> HttpResponse:
         raise SiteError(response.status_code)
 
 
+def tags(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(Template(TAGS).render(RequestContext(request)))
+
+
+@ilert_account_required(scopes=READ)
+def guarded(request: IlertHttpRequest) -> HttpResponse:
+    return HttpResponse(f"{request.ilert_account} {request.ilert_account!r}")
+
+
+@ilert_account_required(scopes=[READ, "alert:w"])
+def guarded_more(request: IlertHttpRequest) -> HttpResponse:
+    return guarded(request)
+
+
 VIEWS: dict[str, Any] = {
     view.__name__: view for view in (start, finish, token, refresh, check, disconnect, session)
 }
@@ -61,6 +85,9 @@ VIEWS: dict[str, Any] = {
 urlpatterns = [
     *urls.urlpatterns,
     *(path(f"broken/{name}/", view, name=name) for name, view in VIEWS.items()),
+    path("tags/", tags),
+    path("guarded/", guarded),
+    path("guarded/more/", guarded_more),
 ]
 
 

@@ -29,6 +29,7 @@ from django_ilert_oauth.state import SESSION_KEY
 from ilert_standin import StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import AccountFactory
+from tests.security.guarded import look_at_guarded_pages
 from tests.security.hunt import Hunt
 
 CONNECT = "/ilert/connect/"
@@ -192,6 +193,7 @@ class World:
         out = StringIO()
         call_command("dumpdata", stdout=out)
         self.hunt.look_at("dumpdata", out.getvalue())
+        look_at_guarded_pages(self)
 
     def _pks(self) -> list[int]:
         return list(ConnectedAccount.objects.values_list("pk", flat=True))
