@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -99,6 +100,33 @@ def test_a_row_that_no_key_opens_is_named_and_left_and_stops_nothing(
     result = flows.rotate_keys()
     assert result.unreadable == [f"connected ilert account {bad.pk} (grace @ acme)"]
     assert ConnectedAccount.objects.values().get(pk=bad.pk) == before
+
+
+def stopped_at_write(number: int) -> Any:
+    """By Ctrl-C."""
+    writes = count(1)
+
+    def watch(execute: Any, sql: str, *args: Any) -> Any:
+        if sql.startswith("UPDATE") and next(writes) == number:
+            raise KeyboardInterrupt
+        return execute(sql, *args)
+
+    return connection.execute_wrapper(watch)
+
+
+def test_a_run_that_was_stopped_in_its_second_batch_is_finished_by_the_next(
+    make_account: AccountFactory, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotate, "BATCH", 2)
+    for number in range(5):
+        make_account(username=f"user{number}")
+    settings.ILERT_OAUTH_ENCRYPTION_KEYS = [NEW, *settings.ILERT_OAUTH_ENCRYPTION_KEYS]
+    with stopped_at_write(3), pytest.raises(KeyboardInterrupt):
+        flows.rotate_keys()
+    accounts = ConnectedAccount.objects.order_by("pk")
+    assert [keys_of(account) for account in accounts.all()] == [[1, 1]] * 2 + [[2, 2]] * 3
+    assert flows.rotate_keys() == flows.RotationResult(rotated=3, current=2)
+    assert [keys_of(account) for account in accounts.all()] == [[1, 1]] * 5
 
 
 def meanwhile(act: Any) -> Any:
