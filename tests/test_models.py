@@ -10,7 +10,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core import serializers
 from django.core.exceptions import FieldDoesNotExist, FieldError
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import F
 from django.forms import modelform_factory
 from django.utils import timezone
@@ -225,6 +225,14 @@ def test_for_user_knows_only_the_users_own(make: Make, user: User) -> None:
 def test_expiring_finds_what_is_due(make: Make, columns: dict[str, Any], is_due: bool) -> None:
     make(**columns)
     assert ConnectedAccount.objects.expiring(within=15 * MINUTE).exists() is is_due
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="each database explains in its own way")
+def test_what_is_due_is_found_by_the_indexes_alone(db: None) -> None:
+    plan = ConnectedAccount.objects.expiring(within=15 * MINUTE).explain()
+    assert "ilert_oauth_access" in plan
+    assert "ilert_oauth_grant" in plan
+    assert "SCAN" not in plan
 
 
 @pytest.mark.parametrize(
