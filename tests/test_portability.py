@@ -119,8 +119,9 @@ def test_all_of_this_holds_on_another_kind_of_site(changes: dict[str, str]) -> N
 
 
 def other_database() -> dict[str, str]:
-    """The run within this run must not take its test database away."""
+    """The run within this run takes nobody's test database away, nor another such run's."""
     if not (url := os.environ.get("DATABASE_URL")):
         return {}
     parts = urlsplit(url)
-    return {"DATABASE_URL": parts._replace(path=f"{parts.path}_within").geturl()}
+    name = f"{parts.path}_within_{os.environ.get('PYTEST_XDIST_WORKER', 'this')}"
+    return {"DATABASE_URL": parts._replace(path=name).geturl()}
