@@ -59,18 +59,18 @@ def test_fifty_threads_make_one_request_and_all_get_the_new_token(
 
 
 @pytest.mark.usefixtures("slow")
-def test_the_command_beside_many_threads_changes_nothing(
+def test_the_command_beside_fifty_threads_changes_nothing(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
-    accounts = copies(expired_account, 10)
+    accounts = copies(expired_account, 50)
 
     def call(number: int) -> str:
-        if number < 10:
+        if number < 50:
             return flows.get_access_token(accounts[number])
         call_command("refresh_ilert_tokens", stdout=StringIO())
         return ""
 
-    tokens = at_once(12, call)
+    tokens = at_once(52, call)
     assert len(ilert.token_requests) == 1
     assert set(tokens) == {"", stored_tokens(expired_account)[0]}
 
@@ -86,6 +86,19 @@ def test_eight_processes_make_one_request_and_all_get_the_new_token(
     assert len(ilert.token_requests) == 1
     assert {result.token for result in results} == {stored_tokens(expired_account)[0]}
     assert sorted(result.signals for result in results) == [()] * 7 + [("account_refreshed",)]
+
+
+@pytest.mark.usefixtures("slow")
+def test_the_command_beside_eight_processes_changes_nothing(
+    expired_account: ConnectedAccount, ilert: StandIn
+) -> None:
+    with callers(expired_account, 8) as processes:
+        for process in processes:
+            process.go()
+        call_command("refresh_ilert_tokens", stdout=StringIO())
+        results = [process.result() for process in processes]
+    assert len(ilert.token_requests) == 1
+    assert {result.token for result in results} == {stored_tokens(expired_account)[0]}
 
 
 @pytest.mark.usefixtures("slow")
