@@ -25,7 +25,8 @@ from . import choice, flows, scopes, signed_scopes, state
 from .conf import conf, is_tenant
 from .exceptions import IlertOAuthError, StateError
 from .explanations import explain
-from .flows.connect import requested_scope, safe_next_url, take_answer
+from .flows.callback import take_answer
+from .flows.connect import requested_scope, safe_next_url
 from .forms import ConnectForm
 from .links import connect_url
 from .models import ConnectedAccount, Status

@@ -37,7 +37,7 @@ from django_ilert_oauth.secret import Secret
 from django_ilert_oauth.signals import account_connected
 
 from .base import account_rows, announce, database, open_client, take_tokens
-from .callback import take_answer as take_answer
+from .callback import take_answer
 from .disconnect import keep_for_revocation
 
 logger = logging.getLogger(__name__)

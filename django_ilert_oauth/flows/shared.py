@@ -27,7 +27,8 @@ def fresh_token(account: ConnectedAccount, *, margin: timedelta | None = None) -
     """The stored token if it is good for longer than the margin; without a query or a request."""
     require_same_ilert(account)
     wanted_margin = conf.refresh_margin if margin is None else margin
-    return account.access_token if account.is_fresh(wanted_margin) else None
+    seen = _snapshot(account)
+    return seen.access_token if seen.is_fresh(wanted_margin) else None
 
 
 def shared_access_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> str:
@@ -40,16 +41,21 @@ def shared_access_token(account: ConnectedAccount, *, margin: timedelta | None =
 
 @contextmanager
 def own_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
-    mine = copy.copy(account)
+    mine = _snapshot(account)
     before = _columns(mine)
     try:
         yield mine
     finally:
         with _guard:
-            # In this order the token comes before its expiry, by which readers judge it.
+            # In this order the token comes before its expiry, by which a site's own readers judge it.
             for name, value in _columns(mine).items():
                 if value != before[name]:
                     setattr(account, name, value)
+
+
+def _snapshot(account: ConnectedAccount) -> ConnectedAccount:
+    with _guard:
+        return copy.copy(account)
 
 
 def _columns(account: ConnectedAccount) -> dict[str, object]:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
 
+from django_ilert_oauth.flows import shared
 from django_ilert_oauth.flows.shared import own_copy
 from django_ilert_oauth.models import ConnectedAccount, Status
 
@@ -42,3 +45,32 @@ def test_the_token_is_taken_over_before_its_expiry(
         )
     monkeypatch.undo()
     assert written == ["access_token_ciphertext", "access_token_expires_at"]
+
+
+def test_who_reads_while_a_new_name_is_taken_over_waits_for_its_tokens(
+    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_halfway, was_read = threading.Event(), threading.Event()
+
+    def pause(target: object, name: str, value: object) -> None:
+        vars(target)[name] = value
+        if name == "username":
+            is_halfway.set()
+            was_read.wait(0.2)
+
+    def rename() -> None:
+        with own_copy(account) as mine:
+            access, refresh = mine.access_token, mine.refresh_token
+            mine.username = "hopper"
+            mine.access_token, mine.refresh_token = access, refresh
+
+    token = account.access_token
+    monkeypatch.setattr(shared, "setattr", pause, raising=False)
+    renaming = threading.Thread(target=rename)
+    renaming.start()
+    is_halfway.wait(20)
+    try:
+        assert shared.fresh_token(account) == token
+    finally:
+        was_read.set()
+        renaming.join()
