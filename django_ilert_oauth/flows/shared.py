@@ -47,7 +47,7 @@ def own_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
         yield mine
     finally:
         with _guard:
-            # In this order the token comes before its expiry, by which a site's own readers judge it.
+            # The token comes before its expiry, by which a site's own readers judge it.
             for name, value in _columns(mine).items():
                 if value != before[name]:
                     setattr(account, name, value)
