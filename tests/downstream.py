@@ -1,4 +1,4 @@
-"""What a site writes against the public names. mypy reads it with the tests; nothing runs it."""
+"""What a site writes against the public names: mypy reads it beside the sources, and the wheel."""
 
 from __future__ import annotations
 

@@ -90,6 +90,17 @@ AUTHENTICATION_BACKENDS = [
 ACCOUNT_EMAIL_VERIFICATION = "none"
 LOGIN_URL = "account_login"
 """
+TYPES = "'celery>=5.7,<6' 'django-stubs[compatible-mypy]>=6.1,<6.2' 'requests>=2.34'"
+MYPY = """
+[mypy]
+strict = true
+plugins = mypy_django_plugin.main
+
+[mypy.plugins.django-stubs]
+django_settings_module = mysite.settings
+"""
+DOWNSTREAM = Path(__file__).parents[1] / "downstream.py"
+
 ALLAUTH_URLS = 'urlpatterns += [path("accounts/", include("allauth.urls"))]\n'
 
 
@@ -149,6 +160,13 @@ class Newcomer:
         self.shell.run("python manage.py check --deploy --fail-level WARNING")
         self.shell.run(f"{IN_SHELL} {quote(PROBE)}")
 
+    def check_types(self) -> None:
+        """Of a site's code against the wheel, which says by ``py.typed`` that it has them."""
+        self.shell.run(f"pip install --quiet {TYPES}")
+        self.add(Path("mypy.ini"), MYPY)
+        self.add(Path("downstream.py"), DOWNSTREAM.read_text())
+        self.shell.run("mypy downstream.py")
+
     @contextmanager
     def serving(self) -> Iterator[StandIn]:
         """README's server at a free port, and a stand-in that knows what was exported."""
@@ -180,6 +198,7 @@ def main(dist: Path) -> None:
         newcomer.follow_readme()
         newcomer.add_allauth()
         newcomer.deploy()
+        newcomer.check_types()
     print(f"{wheel.name}: README's steps lead to a connected account")
 
 
