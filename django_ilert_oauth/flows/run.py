@@ -149,20 +149,21 @@ class Run(ABC, Generic[Item, Result]):
     def _thread(self) -> None:
         try:
             self._work()
-        except BaseException:
-            self._stop.set()
-            raise
         finally:
             connections.close_all()
 
     def _work(self) -> None:
-        with open_client() as client:
-            while (item := self._next()) is not None:
-                outcome = self._ask_safely(item, client)
-                if outcome is not None:
-                    self._note(self._account(item), outcome)
-                    outcome.announce(self._account(item))
-                    self._show_progress()
+        try:
+            with open_client() as client:
+                while (item := self._next()) is not None:
+                    outcome = self._ask_safely(item, client)
+                    if outcome is not None:
+                        self._note(self._account(item), outcome)
+                        outcome.announce(self._account(item))
+                        self._show_progress()
+        except BaseException:
+            self._stop.set()
+            raise
 
     def _next(self) -> Item | None:
         with self._lock:

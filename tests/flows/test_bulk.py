@@ -855,3 +855,20 @@ def test_a_stop_spares_the_grants_whose_end_is_put_off(
     assert held_leases() == 0
     assert sent == []
     assert not ConnectedAccount.objects.exclude(status=Status.CONNECTED).exists()
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_run_that_breaks_down_spares_the_grants_put_off(
+    people: People, ilert: StandIn, concurrency: int
+) -> None:
+    people(5)
+    ilert.add_fault("token", REFUSED, times=None)
+
+    def break_down(result: flows.BulkResult) -> None:
+        if result.failed >= 2:
+            raise RuntimeError("no terminal")
+
+    with pytest.raises(RuntimeError):
+        run(concurrency=concurrency, on_progress=break_down)
+    assert {row["status"] for row in rows()} == {Status.CONNECTED}
+    assert held_leases() == 0
