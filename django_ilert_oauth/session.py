@@ -18,7 +18,6 @@ from . import client, flows
 from .answers import IlertHTTPError, IlertResponse, identity, items_of
 from .conf import conf
 from .exceptions import EndpointMismatchError, IlertOAuthError
-from .flows.shared import own_copy, shared_access_token
 from .models import ConnectedAccount
 
 logger = logging.getLogger(__name__)
@@ -163,7 +162,7 @@ class _TokenAdapter(BaseAdapter):
         if _origin(url) != _origin(self._account.api_url):
             return ""
         client.require_safe(url)
-        return shared_access_token(self._account)
+        return flows.get_access_token(self._account)
 
     def _send_once(
         self, request: requests.PreparedRequest, token: str, **kwargs: Any
@@ -240,8 +239,7 @@ def _has_other_token(account: ConnectedAccount, refused: str) -> bool:
     """Refreshes the account unless another thread has done so since this token was sent."""
     if account.access_token == refused:
         try:
-            with own_copy(account) as mine:
-                flows.refresh(mine)
+            flows.refresh(account)
         except IlertOAuthError as error:
             logger.warning("Account %s: no new token after a 401: %s", account.pk, error.code)
     return account.access_token not in ("", refused)

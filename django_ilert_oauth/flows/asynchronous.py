@@ -14,23 +14,17 @@ from asgiref.sync import sync_to_async
 
 from django_ilert_oauth.models import ConnectedAccount
 
-from .refresh import refresh
-from .shared import fresh_token, own_copy, shared_access_token
+from .refresh import get_access_token, refresh
+from .shared import fresh_token
 
 
 async def aget_access_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> str:
     """As ``get_access_token``; a token that is fresh costs no change of thread."""
     if token := fresh_token(account, margin=margin):
         return token
-    return await sync_to_async(shared_access_token)(account, margin=margin)
+    return await sync_to_async(get_access_token)(account, margin=margin)
 
 
 async def arefresh(account: ConnectedAccount, *, force: bool = False) -> ConnectedAccount:
     """As ``refresh``."""
-    await sync_to_async(_refresh)(account, force=force)
-    return account
-
-
-def _refresh(account: ConnectedAccount, *, force: bool) -> None:
-    with own_copy(account) as mine:
-        refresh(mine, force=force)
+    return await sync_to_async(refresh)(account, force=force)

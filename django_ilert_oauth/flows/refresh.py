@@ -28,6 +28,7 @@ from .apart import Side, committing_apart, must_commit_apart, warn_of_rollback
 from .base import account_rows, require_same_ilert
 from .lease import lease_seconds, take_lease
 from .renewal import GRANT_COLUMNS, Outcome, use_lease
+from .shared import fresh_token, own_copy
 
 
 def get_access_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> str:
@@ -38,15 +39,16 @@ def get_access_token(account: ConnectedAccount, *, margin: timedelta | None = No
     as it is good at all. Raises ``ReconnectRequiredError``, ``IlertUnavailableError``,
     ``IlertRejectedError``, ``EndpointMismatchError`` or ``TokenDecryptionError``.
     """
-    require_same_ilert(account)
+    if token := fresh_token(account, margin=margin):
+        return token
     wanted_margin = conf.refresh_margin if margin is None else margin
-    if not account.is_fresh(wanted_margin):
+    with own_copy(account) as mine:
         try:
-            renew(account, unless=lambda a: a.is_fresh(wanted_margin) or is_too_early(a))
+            renew(mine, unless=lambda a: a.is_fresh(wanted_margin) or is_too_early(a))
         except (IlertUnavailableError, IlertRejectedError):
-            if not account.is_fresh():
+            if not mine.is_fresh():
                 raise
-    return account.access_token
+        return mine.access_token
 
 
 def refresh(account: ConnectedAccount, *, force: bool = False) -> ConnectedAccount:
@@ -57,12 +59,13 @@ def refresh(account: ConnectedAccount, *, force: bool = False) -> ConnectedAccou
     leaves the stored tokens as they were.
     """
     require_same_ilert(account)
-    if force:
-        reread(account)
-        before = account.access_token_ciphertext
-        renew(account, unless=lambda a: a.access_token_ciphertext != before)
-    else:
-        renew(account, unless=is_too_early)
+    with own_copy(account) as mine:
+        if force:
+            reread(mine)
+            before = mine.access_token_ciphertext
+            renew(mine, unless=lambda a: a.access_token_ciphertext != before)
+        else:
+            renew(mine, unless=is_too_early)
     return account
 
 

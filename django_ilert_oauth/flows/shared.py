@@ -17,7 +17,6 @@ from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.secret import Secret
 
 from .base import require_same_ilert
-from .refresh import get_access_token
 from .renewal import GRANT_COLUMNS
 
 _guard = threading.Lock()
@@ -27,21 +26,14 @@ def fresh_token(account: ConnectedAccount, *, margin: timedelta | None = None) -
     """The stored token if it is good for longer than the margin; without a query or a request."""
     require_same_ilert(account)
     wanted_margin = conf.refresh_margin if margin is None else margin
-    seen = _snapshot(account)
-    return seen.access_token if seen.is_fresh(wanted_margin) else None
-
-
-def shared_access_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> str:
-    """As ``get_access_token``, for an account object that other threads use, too."""
-    if token := fresh_token(account, margin=margin):
-        return token
-    with own_copy(account) as mine:
-        return get_access_token(mine, margin=margin)
+    with _guard:
+        return account.access_token if account.is_fresh(wanted_margin) else None
 
 
 @contextmanager
 def own_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
-    mine = _snapshot(account)
+    with _guard:
+        mine = copy.copy(account)
     before = _columns(mine)
     try:
         yield mine
@@ -51,11 +43,6 @@ def own_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
             for name, value in _columns(mine).items():
                 if value != before[name]:
                     setattr(account, name, value)
-
-
-def _snapshot(account: ConnectedAccount) -> ConnectedAccount:
-    with _guard:
-        return copy.copy(account)
 
 
 def _columns(account: ConnectedAccount) -> dict[str, object]:
