@@ -59,7 +59,8 @@ class IlertAccountRequiredMixin:
 
 def _guard(scopes: str, view: View) -> View:
     async def guarded_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        return await _answer(scopes, view, request, *args, **kwargs)
+        refusal = await sync_to_async(_refuse)(request, scopes)
+        return refusal or await view(request, *args, **kwargs)
 
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         return _refuse(request, scopes) or view(request, *args, **kwargs)
@@ -77,13 +78,6 @@ def _is_async(view: Callable[..., Any]) -> bool:
 def _instance(view: Callable[..., Any]) -> Any:
     """Whose method it is; ``method_decorator`` wraps that into a partial."""
     return getattr(getattr(view, "func", view), "__self__", None)
-
-
-async def _answer(
-    scopes: str, view: Callable[..., Any], request: HttpRequest, /, *args: Any, **kwargs: Any
-) -> Any:
-    refusal = await sync_to_async(_refuse)(request, scopes)
-    return refusal or await view(request, *args, **kwargs)
 
 
 def _refuse(request: HttpRequest, scopes: str) -> HttpResponse | None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.http import urlencode
 
 from . import scopes as scope_names
 from . import signed_scopes
@@ -62,4 +61,4 @@ def _url(
     if asked and request.user.is_authenticated:
         query["scopes"] = signed_scopes.sign(request.user, asked)
     given = {name: value for name, value in query.items() if value}
-    return f"{reverse(f'ilert_oauth:{page}')}?{urlencode(given)}".rstrip("?")
+    return reverse(f"ilert_oauth:{page}", query=given)

@@ -43,7 +43,6 @@ class Attempt:
     code_verifier: Secret = field(repr=False)
     api_url: str
     requested_scope: str
-    next_url: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,6 @@ def begin(
         code_verifier=Secret(secrets.token_urlsafe(64)),
         api_url=conf.api_url,
         requested_scope=requested_scope,
-        next_url=next_url,
     )
     entry = {
         "user": str(request.user.pk),
@@ -102,7 +100,6 @@ def consume(request: HttpRequest, state: str) -> Attempt:
         code_verifier=Secret(entry["code_verifier"]),
         api_url=entry["api_url"],
         requested_scope=entry["requested_scope"],
-        next_url=entry["next_url"],
     )
 
 
@@ -117,24 +114,19 @@ def conclude(request: HttpRequest, state: str) -> None:
     request.session[SESSION_KEY] = _entries_after(request, _digest(state))
 
 
-def was_used(request: HttpRequest, state: str) -> bool:
-    digest = _digest(state)
-    is_own = _entry_of(request, digest) is not None
-    return is_own and _used_attempts().filter(digest=digest).exists()
-
-
 def remembered_account(request: HttpRequest, state: str) -> int | None:
     """The pk of what a used attempt connected. Raises ``StateError`` for an unknown one."""
     digest, _entry = _find(request, state)
     return _used_attempts().filter(digest=digest).values_list("account_pk", flat=True).first()
 
 
-def wishes(request: HttpRequest, state: str) -> Wishes:
-    """All empty for an attempt that is unknown or used."""
-    entry = _entry_of(request, _digest(state)) or {}
-    return Wishes(
-        *(str(entry.get(name, "")) for name in ("requested_scope", "next_url", "account"))
-    )
+def wishes(request: HttpRequest, state: str) -> Wishes | None:
+    """None for an attempt that is unknown or used."""
+    digest = _digest(state)
+    entry = _entry_of(request, digest) or {}
+    if "code_verifier" not in entry or _used_attempts().filter(digest=digest).exists():
+        return None
+    return Wishes(entry["requested_scope"], entry["next_url"], entry["account"])
 
 
 def _find(request: HttpRequest, state: str) -> tuple[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.clickjacking import xframe_options_deny
 from django.views.decorators.csrf import csrf_protect
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods
 
 from . import choice, flows, scopes, signed_scopes, state
 from .conf import conf, is_tenant
@@ -44,23 +44,23 @@ def outside_transactions(view: View) -> View:
     return view
 
 
-@outside_transactions
-@require_safe
-@never_cache
-@csrf_protect
-@xframe_options_deny
-@login_required
+def page(*methods: str) -> Callable[[View], View]:
+    """For users who are logged in; kept by no cache, shown in no frame."""
+
+    def decorate(view: View) -> View:
+        shown = never_cache(csrf_protect(xframe_options_deny(login_required(view))))
+        return outside_transactions(require_http_methods(methods)(shown))
+
+    return decorate
+
+
+@page("GET", "HEAD")
 def accounts(request: HttpRequest) -> HttpResponse:
     own = ConnectedAccount.objects.for_user(request.user).order_by("tenant_id", "username")
     return render(request, "ilert_oauth/accounts.html", {"accounts": own})
 
 
-@outside_transactions
-@require_http_methods(["GET", "HEAD", "POST"])
-@never_cache
-@csrf_protect
-@xframe_options_deny
-@login_required
+@page("GET", "HEAD", "POST")
 def connect(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         form = ConnectForm(request.POST, user=request.user)
@@ -71,12 +71,7 @@ def connect(request: HttpRequest) -> HttpResponse:
     return _connect_page(request, form)
 
 
-@outside_transactions
-@require_http_methods(["GET", "HEAD", "POST"])
-@never_cache
-@csrf_protect
-@xframe_options_deny
-@login_required
+@page("GET", "HEAD", "POST")
 def choose(request: HttpRequest) -> HttpResponse:
     given = request.POST if request.method == "POST" else request.GET
     next_url = safe_next_url(request, given.get("next", ""))
@@ -106,12 +101,7 @@ def callback(request: HttpRequest) -> HttpResponse:
     return response
 
 
-@outside_transactions
-@require_http_methods(["GET", "HEAD", "POST"])
-@never_cache
-@csrf_protect
-@xframe_options_deny
-@login_required
+@page("GET", "HEAD", "POST")
 def disconnect(request: HttpRequest, pk: int) -> HttpResponse:
     account = get_object_or_404(ConnectedAccount.objects.for_user(request.user), pk=pk)
     if request.method == "POST":
@@ -181,23 +171,22 @@ def _finish(request: HttpRequest) -> HttpResponse:
         lost = f"A user came back from ilert without a session. {state.ADVICE}"
         _tell(request, StateError(lost, code="session_ended"))
         return redirect_to_login(reverse("ilert_oauth:accounts"))
-    is_reload = state.was_used(request, returned_state)
     wishes = state.wishes(request, returned_state)
     try:
         account = flows.finish_connect(request)
     except (IlertOAuthError, ImproperlyConfigured) as error:
         return _failed(request, error, wishes)
-    if is_reload:
+    if wishes is None:  # a reload
         return redirect("ilert_oauth:accounts")
     text = _("%(account)s is connected.") % {"account": account}
     messages.success(request, text, fail_silently=True)
     return HttpResponseRedirect(safe_next_url(request, wishes.next_url) or conf.connected_url)
 
 
-def _failed(request: HttpRequest, error: Exception, wishes: state.Wishes) -> HttpResponse:
+def _failed(request: HttpRequest, error: Exception, wishes: state.Wishes | None) -> HttpResponse:
     """Back to a page that asks for the same again."""
     _tell(request, error)
-    if isinstance(error, StateError):
+    if wishes is None or isinstance(error, StateError):
         return redirect("ilert_oauth:accounts")
     url = connect_url(
         request,
