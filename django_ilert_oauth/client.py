@@ -31,6 +31,7 @@ from .exceptions import IlertOAuthError, IlertRejectedError, IlertUnavailableErr
 from .secret import Secret
 
 E = TypeVar("E", bound=BaseException)
+T = TypeVar("T")
 
 AUTHORIZE_PATH = "/api/developers/oauth2/authorize"
 TOKEN_PATH = "/api/developers/oauth2/token"  # noqa: S105
@@ -136,29 +137,19 @@ class IlertClient:
         return self._tokens({"grant_type": "refresh_token", "refresh_token": refresh_token})
 
     def token_info(self, access_token: Secret) -> TokenInfo:
-        answer = self._post(TOKEN_INFO_PATH, {"token": access_token})
-        info = _token_info(answer.body)
-        if info is None:
-            raise _unusable(answer)
-        return info
+        return _made_of(self._post(TOKEN_INFO_PATH, {"token": access_token}), _token_info)
 
     def current_user(self, access_token: Secret) -> CurrentUser:
         auth = BearerAuth(access_token)
-        answer = self._send(lambda: self._prepared("GET", CURRENT_USER_PATH, auth))
-        if answer.body is None:
-            raise _unusable(answer)
-        return _current_user(answer.body)
+        answer = self._send(lambda: auth(self._prepared("GET", CURRENT_USER_PATH)))
+        return _made_of(answer, _current_user)
 
     def revoke(self, refresh_token: Secret) -> None:
         """A token that ilert does not know counts as revoked (RFC 7009, section 2.2)."""
         self._post(REVOKE_PATH, {"token": refresh_token})
 
     def _tokens(self, form: Mapping[str, str]) -> TokenAnswer:
-        answer = self._post(TOKEN_PATH, {**self._credentials, **form})
-        tokens = _token_answer(answer.body)
-        if tokens is None:
-            raise _unusable(answer)
-        return tokens
+        return _made_of(self._post(TOKEN_PATH, {**self._credentials, **form}), _token_answer)
 
     def _post(self, path: str, form: Mapping[str, str]) -> _Answer:
         return self._send(lambda: self._filled(path, form))
@@ -166,18 +157,16 @@ class IlertClient:
     def _filled(self, path: str, form: Mapping[str, str]) -> requests.PreparedRequest:
         """All but the body is the same each time: preparing it costs more than sending it."""
         if path not in self._forms:
-            empty = self._prepared("POST", path, _no_auth)
+            empty = self._prepared("POST", path)
             empty.headers["Content-Type"] = "application/x-www-form-urlencoded"
             self._forms[path] = empty
         request = self._forms[path].copy()
         request.prepare_body(Secret(urlencode(form)), None)
         return request
 
-    def _prepared(
-        self, method: str, path: str, auth: Callable[..., requests.PreparedRequest]
-    ) -> requests.PreparedRequest:
+    def _prepared(self, method: str, path: str) -> requests.PreparedRequest:
         headers = {"Accept": "application/json"}
-        request = requests.Request(method, self.api_url + path, headers=headers, auth=auth)
+        request = requests.Request(method, self.api_url + path, headers=headers, auth=_no_auth)
         return self._session.prepare_request(request)
 
     def _send(self, prepare: Callable[[], requests.PreparedRequest]) -> _Answer:
@@ -339,8 +328,15 @@ def _unusable(answer: _Answer) -> IlertUnavailableError:
     return _unavailable(answer, "ilert's answer could not be used.", "unusable_answer")
 
 
-def _token_answer(body: Mapping[str, Any] | None) -> TokenAnswer | None:
-    if body is None or not _is_token(body.get("access_token")):
+def _made_of(answer: _Answer, make: Callable[[Mapping[str, Any]], T | None]) -> T:
+    made = None if answer.body is None else make(answer.body)
+    if made is None:
+        raise _unusable(answer)
+    return made
+
+
+def _token_answer(body: Mapping[str, Any]) -> TokenAnswer | None:
+    if not _is_token(body.get("access_token")):
         return None
     refresh_token = body.get("refresh_token") or ""
     if refresh_token and not _is_token(refresh_token):
@@ -354,8 +350,8 @@ def _token_answer(body: Mapping[str, Any] | None) -> TokenAnswer | None:
     )
 
 
-def _token_info(body: Mapping[str, Any] | None) -> TokenInfo | None:
-    if body is None or not isinstance(body.get("active"), bool):
+def _token_info(body: Mapping[str, Any]) -> TokenInfo | None:
+    if not isinstance(body.get("active"), bool):
         return None
     info = TokenInfo(
         active=body["active"],

@@ -42,26 +42,18 @@ class Reason(models.TextChoices):
     DELETED = "deleted", _("the account was deleted")
 
 
-class DatabaseTime(models.Func):
+class DatabaseTime(models.Expression):
     """Milliseconds since the epoch by the database's clock, whatever its time zone."""
 
     output_field = models.BigIntegerField()
+    SQL = {
+        "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+        "postgresql": "CAST(EXTRACT(EPOCH FROM CLOCK_TIMESTAMP()) * 1000 AS bigint)",
+        "mysql": "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000)",
+    }
 
-    def as_sqlite(self, compiler: Any, connection: Any, **kwargs: Any) -> Any:
-        days = "julianday('now') - 2440587.5"
-        return self.as_sql(
-            compiler, connection, template=f"CAST(({days}) * 86400000 AS INTEGER)", **kwargs
-        )
-
-    def as_postgresql(self, compiler: Any, connection: Any, **kwargs: Any) -> Any:
-        seconds = "EXTRACT(EPOCH FROM CLOCK_TIMESTAMP())"
-        return self.as_sql(
-            compiler, connection, template=f"CAST({seconds} * 1000 AS bigint)", **kwargs
-        )
-
-    def as_mysql(self, compiler: Any, connection: Any, **kwargs: Any) -> Any:
-        microseconds = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
-        return self.as_sql(compiler, connection, template=f"({microseconds} DIV 1000)", **kwargs)
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
+        return self.SQL[connection.vendor], []
 
 
 class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from django.db import connections, router, transaction
+from django.db import connections, models, router, transaction
 from django.dispatch import Signal
 from django.utils import timezone
 
@@ -13,6 +14,11 @@ from django_ilert_oauth.client import IlertClient, TokenAnswer
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import EndpointMismatchError
 from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet
+
+Model = TypeVar("Model", bound=models.Model)
+
+#: Rows that are read at once.
+PAGE = 100
 
 
 def database() -> str:
@@ -22,6 +28,15 @@ def database() -> str:
 
 def account_rows() -> ConnectedAccountQuerySet:
     return ConnectedAccount.objects.using(database())
+
+
+def in_pages(rows: models.QuerySet[Model]) -> Iterator[Model]:
+    """In the order of their keys: no cursor stays open, and any thread may ask for the next."""
+    rows = rows.using(database()).order_by("pk")
+    page = list(rows[:PAGE])
+    while page:
+        yield from page
+        page = list(rows.filter(pk__gt=page[-1].pk)[:PAGE])
 
 
 def open_client(api_url: str | None = None) -> IlertClient:

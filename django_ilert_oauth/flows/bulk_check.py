@@ -6,19 +6,17 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from django_ilert_oauth.client import IlertClient
 from django_ilert_oauth.exceptions import IlertOAuthError
 from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet
 
-from .base import database
+from .base import in_pages
 from .check import Check
 from .renewal import Outcome
 from .run import Run, RunResult
-
-#: Rows that are read at once; each is read anew when its turn comes.
-PAGE = 100
 
 
 @dataclass
@@ -49,7 +47,7 @@ def check_many(
     first ten refusals count as they do there.
     """
     return _Checking(
-        _rows(queryset, limit),
+        islice(in_pages(queryset), limit),
         concurrency=concurrency,
         per_minute=per_minute,
         on_progress=on_progress,
@@ -84,17 +82,3 @@ class _Checking(Run[ConnectedAccount, CheckResult]):
     def _count(self, outcome: Outcome) -> bool:
         self._result.checked += 1
         return True
-
-
-def _rows(queryset: ConnectedAccountQuerySet, limit: int | None) -> Iterator[ConnectedAccount]:
-    rows = queryset.using(database()).order_by("pk")
-    left = limit
-    page = list(rows[: _size(left)])
-    while page:
-        yield from page
-        left = None if left is None else left - len(page)
-        page = list(rows.filter(pk__gt=page[-1].pk)[: _size(left)])
-
-
-def _size(left: int | None) -> int:
-    return PAGE if left is None else min(PAGE, left)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +12,9 @@ from django_ilert_oauth import crypto
 from django_ilert_oauth.exceptions import TokenDecryptionError
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 
-from .base import database
+from .base import database, in_pages
 from .lease import lease_seconds
 
-#: Rows that are read at once.
-BATCH = 200
 #: Seconds between one look at the rows that are being refreshed and the next.
 PAUSE = 0.5
 
@@ -43,22 +40,11 @@ def rotate_keys(*, dry_run: bool = False) -> RotationResult:
     """
     result = RotationResult()
     busy: list[Row] = []
-    for row in _rows():
-        _rotate(row, result, busy, dry_run)
+    for model in (ConnectedAccount, PendingRevocation):
+        for row in in_pages(model._default_manager.all()):
+            _rotate(row, result, busy, dry_run)
     _wait_for(busy, result)
     return result
-
-
-def _rows() -> Iterator[Row]:
-    yield from _in_pages(ConnectedAccount.objects.using(database()))
-    yield from _in_pages(PendingRevocation.objects.using(database()))
-
-
-def _in_pages(rows: models.QuerySet[Any]) -> Iterator[Any]:
-    page = list(rows.order_by("pk")[:BATCH])
-    while page:
-        yield from page
-        page = list(rows.order_by("pk").filter(pk__gt=page[-1].pk)[:BATCH])
 
 
 def _rotate(row: Row, result: RotationResult, busy: list[Row], dry_run: bool = False) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from signal import SIGINT, SIGTERM
 from typing import Any
@@ -116,9 +117,21 @@ class BulkCommand(BaseCommand):
 
             yield draw
 
-    def name_failures(self, result: RunResult) -> None:
+    def report(
+        self, result: RunResult, counts: Mapping[str, int | None], line: str, *, as_json: bool
+    ) -> None:
+        if as_json:
+            common = {
+                "failed": result.failed,
+                "failures": result.failures,
+                "stopped": result.stopped,
+                "seconds": round(result.seconds, 3),
+            }
+            self.stdout.write(json.dumps({**counts, **common}))
+            return
         for pk, code in result.failures.items():
             self.stderr.write(f"Account {pk} was not {self.participle}: {code}")
+        self.stdout.write(line)
 
     def exit(self, result: RunResult, received: list[int], *, is_all_done: bool) -> None:
         if received:
@@ -148,13 +161,3 @@ def stopped_by_signals() -> Iterator[tuple[threading.Event, list[int]]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def as_dict(result: RunResult) -> dict[str, Any]:
-    """What each kind of run can tell of itself."""
-    return {
-        "failed": result.failed,
-        "failures": {str(pk): code for pk, code in result.failures.items()},
-        "stopped": result.stopped,
-        "seconds": round(result.seconds, 3),
-    }

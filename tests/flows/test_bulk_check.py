@@ -11,7 +11,7 @@ from django.db.transaction import TransactionManagementError
 from django.utils import timezone
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.flows import bulk_check
+from django_ilert_oauth.flows import base
 from django_ilert_oauth.flows.pace import Pace
 from django_ilert_oauth.flows.run import OUTAGE, RATE_LIMIT_TRIES
 from django_ilert_oauth.models import ConnectedAccount, Status
@@ -48,7 +48,7 @@ def asked(ilert: StandIn) -> list[str]:
 def test_every_account_is_checked_across_pages(
     people: People, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_check, "PAGE", 2)
+    monkeypatch.setattr(base, "PAGE", 2)
     people(5)
     ConnectedAccount.objects.filter(username="user-3").update(granted_scope="out of date")
     assert run() == flows.CheckResult(checked=5, changed=1)
@@ -101,7 +101,7 @@ def test_an_error_that_nobody_expected_is_one_row_s_and_says_no_more_than_its_ty
 def test_no_more_than_the_limit_is_checked(
     people: People, ilert: StandIn, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(bulk_check, "PAGE", 2)
+    monkeypatch.setattr(base, "PAGE", 2)
     people(4)
     assert run(limit=limit).checked == limit
     assert len(ilert.requests) == limit

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -222,31 +221,6 @@ def test_a_transaction_without_autocommit_that_has_failed_is_not_tried_again(
 
 
 # The clock
-
-COMPILE: dict[str, tuple[Callable[..., Any], str]] = {
-    "sqlite": (
-        DatabaseTime.as_sqlite,
-        "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-    ),
-    "postgresql": (
-        DatabaseTime.as_postgresql,
-        "CAST(EXTRACT(EPOCH FROM CLOCK_TIMESTAMP()) * 1000 AS bigint)",
-    ),
-    "mysql": (
-        DatabaseTime.as_mysql,
-        "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000)",
-    ),
-}
-
-
-@pytest.mark.parametrize("vendor", COMPILE)
-def test_each_database_is_asked_for_its_time_in_its_own_words(vendor: str) -> None:
-    """Runs on any database; the test below asks the one at hand."""
-    compile_for, sql = COMPILE[vendor]
-    compiler = ConnectedAccount.objects.all().query.get_compiler("default")
-    compiled, parameters = compile_for(DatabaseTime(), compiler, connection)
-    assert (compiled, list(parameters)) == (sql, [])
-
 
 @pytest.mark.parametrize("zone", ["+00:00", "+09:00"])
 def test_the_time_of_the_database_is_milliseconds_since_the_epoch_in_any_time_zone(

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.management.bulk_command import BulkCommand, as_dict, stopped_by_signals
+from django_ilert_oauth.management.bulk_command import BulkCommand, stopped_by_signals
 
 
 class Command(BulkCommand):
@@ -26,15 +25,9 @@ class Command(BulkCommand):
                 on_progress=on_progress,
                 stop=stop,
             )
-        self._report(result, as_json=options["json"])
-        self.exit(result, received, is_all_done=not result.failed)
-
-    def _report(self, result: flows.CheckResult, *, as_json: bool) -> None:
         counts = {"checked": result.checked, "changed": result.changed}
-        if as_json:
-            self.stdout.write(json.dumps({**counts, **as_dict(result)}))
-            return
-        self.name_failures(result)
-        self.stdout.write(
+        line = (
             f"{result.checked} checked, {result.changed} of them changed, {result.failed} failed."
         )
+        self.report(result, counts, line, as_json=options["json"])
+        self.exit(result, received, is_all_done=not result.failed)

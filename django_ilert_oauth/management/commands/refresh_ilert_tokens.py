@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 from argparse import ArgumentTypeError
 from datetime import timedelta
@@ -9,7 +8,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.management.bulk_command import BulkCommand, as_dict, stopped_by_signals
+from django_ilert_oauth.management.bulk_command import BulkCommand, stopped_by_signals
 from django_ilert_oauth.models import ConnectedAccountQuerySet, Status
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -83,23 +82,13 @@ class Command(BulkCommand):
         *,
         as_json: bool,
     ) -> None:
-        if as_json:
-            self.stdout.write(json.dumps(_as_dict(result, revocations)))
-            return
-        self.name_failures(result)
+        counts = {
+            "refreshed": result.refreshed,
+            "skipped": result.skipped,
+            "revoked": revocations.revoked if revocations else 0,
+            "revocations_left": revocations.left if revocations else None,
+        }
         line = f"{result.refreshed} renewed, {result.failed} failed, {result.skipped} skipped"
         if revocations is not None:
             line += f"; {revocations.revoked} grants ended, {revocations.left} left to be ended"
-        self.stdout.write(f"{line}.")
-
-
-def _as_dict(
-    result: flows.BulkResult, revocations: flows.RevocationResult | None
-) -> dict[str, Any]:
-    return {
-        "refreshed": result.refreshed,
-        "skipped": result.skipped,
-        **as_dict(result),
-        "revoked": revocations.revoked if revocations else 0,
-        "revocations_left": revocations.left if revocations else None,
-    }
+        self.report(result, counts, f"{line}.", as_json=as_json)
