@@ -30,7 +30,7 @@ from . import scopes as scope_names
 from . import session
 from .conf import PREFIX, conf
 from .models import ConnectedAccount, Reason, Status
-from .pretend import OWN, Grants, make_token
+from .pretend import OWN, Grants, Key, make_token
 
 __all__ = ["FakeIlert", "SentRequest", "connected_account", "fake_ilert"]
 
@@ -43,7 +43,6 @@ _STAND_INS: dict[str, Any] = {
 _REASONS = {Status.RECONNECT_REQUIRED: Reason.REVOKED_AT_ILERT, Status.DISCONNECTED: Reason.USER}
 
 Raised = BaseException | type[BaseException]
-Key = tuple[str, str]
 
 
 def connected_account(

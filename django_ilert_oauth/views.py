@@ -65,7 +65,12 @@ def connect(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         form = ConnectForm(request.POST, user=request.user)
         if form.is_valid():
-            return _leave_for_ilert(request, form)
+            try:
+                return HttpResponseRedirect(_url_at_ilert(request, form))
+            except (IlertOAuthError, ImproperlyConfigured) as error:
+                _tell(request, error)
+                if isinstance(error, StateError):
+                    return redirect("ilert_oauth:accounts")
     else:
         form = ConnectForm(initial=request.GET.dict(), user=request.user)
     return _connect_page(request, form)
@@ -116,29 +121,18 @@ def disconnect(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "ilert_oauth/disconnect.html", {"account": account})
 
 
-def _leave_for_ilert(request: HttpRequest, form: ConnectForm) -> HttpResponse:
-    try:
-        url = flows.start_connect(
-            request,
-            scopes=form.cleaned_data["scopes"],
-            next_url=form.cleaned_data["next"],
-            tenant=form.cleaned_data.get("tenant"),
-            account=form.cleaned_data["account"],
-        )
-    except (IlertOAuthError, ImproperlyConfigured) as error:
-        account = form.cleaned_data["account"]
-        wishes = state.Wishes(
-            requested_scope=form.cleaned_data["scopes"],
-            next_url=form.cleaned_data["next"],
-            account=str(account.pk) if account else "",
-        )
-        return _failed(request, error, wishes)
-    return HttpResponseRedirect(url)
+def _url_at_ilert(request: HttpRequest, form: ConnectForm) -> str:
+    return flows.start_connect(
+        request,
+        scopes=form.cleaned_data["scopes"],
+        next_url=form.cleaned_data["next"],
+        tenant=form.cleaned_data.get("tenant"),
+        account=form.cleaned_data["account"],
+    )
 
 
 def _connect_page(request: HttpRequest, form: ConnectForm) -> HttpResponse:
-    pk = request.POST.get("account") or request.GET.get("account", "")
-    account = _own_account(request, pk)
+    account = _own_account(request, form["account"].value() or "")
     if account and is_tenant(account.tenant_id):
         form.fields.pop("tenant", None)
     requested = requested_scope(form.asked_scopes, account)

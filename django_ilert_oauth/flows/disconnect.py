@@ -110,7 +110,7 @@ def revoke_pending(
     ``per_minute`` at the most, evenly spread (``ILERT_OAUTH_REQUESTS_PER_MINUTE``; 0: no limit).
     """
     stop = stop or threading.Event()
-    pace = Pace(conf.requests_per_minute if per_minute is None else per_minute, stop)
+    pace = Pace(per_minute, stop)
     revoked = 0
     for pending in _pending().order_by("pk")[:limit].iterator(chunk_size=200):
         pace.wait()

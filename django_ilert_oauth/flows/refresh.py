@@ -74,8 +74,7 @@ def renew(
     *,
     unless: Callable[[ConnectedAccount], bool],
     use: Callable[[ConnectedAccount, str], Outcome] = use_lease,
-) -> bool:
-    """Whether this call renewed the account; not where another one did, or it is needless."""
+) -> None:
     in_transaction = must_commit_apart()
     wait = Wait()
     # A second connection is opened only where a look at the row says that the lease is free.
@@ -84,14 +83,17 @@ def renew(
     while True:
         require_grant(account)
         if unless(account):
-            return False
+            return
         if leased:
             wait.before_next_look()
             leased = reread(account)
         else:
             outcome, leased = _refresh_under_lease(account, in_transaction, use)
             if outcome is not None:
-                return _conclude(account, outcome)
+                outcome.announce(account)
+                if outcome.error is not None:
+                    raise outcome.error
+                return
             wait.before_next_look()
         wait.note(account, leased)
 
@@ -160,13 +162,6 @@ def _ask_once(
         return Outcome()
     warn_of_rollback()
     return use(account, lease_id)
-
-
-def _conclude(account: ConnectedAccount, outcome: Outcome) -> bool:
-    outcome.announce(account)
-    if outcome.error is not None:
-        raise outcome.error
-    return True
 
 
 def reread(account: ConnectedAccount) -> bool:

@@ -17,7 +17,6 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from django_ilert_oauth.client import IlertClient
-from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import (
     IlertOAuthError,
     IlertRejectedError,
@@ -89,7 +88,8 @@ class Run(ABC, Generic[Item, Result]):
         on_done: Callable[[Any], None] | None,
         stop: threading.Event | None,
     ) -> None:
-        _require_sense(concurrency, per_minute)
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1.")
         if in_transaction():
             raise TransactionManagementError(f"{self.name} cannot run inside a transaction.")
         self._result = result
@@ -97,8 +97,7 @@ class Run(ABC, Generic[Item, Result]):
         self._on_progress = on_progress
         self._on_done = on_done
         self._stop = stop or threading.Event()
-        pace = conf.requests_per_minute if per_minute is None else per_minute
-        self._pace = Pace(pace, self._stop)
+        self._pace = Pace(per_minute, self._stop)
         self._first_answers = FirstAnswers()
         self._lock = threading.Lock()
         self._unanswered = 0
@@ -236,13 +235,6 @@ class Run(ABC, Generic[Item, Result]):
     def _stop_early(self, reason: str) -> None:
         self._result.stopped = self._result.stopped or reason
         self._stop.set()
-
-
-def _require_sense(concurrency: int, per_minute: int | None) -> None:
-    if concurrency < 1:
-        raise ValueError("concurrency must be at least 1.")
-    if per_minute is not None and per_minute < 0:
-        raise ValueError("per_minute must be at least 0; 0 is no limit.")
 
 
 def _other_threads_see_rows() -> bool:
