@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,6 @@ from urllib.parse import urlencode, urlsplit
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
-from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry, parse_url
 
@@ -96,15 +96,6 @@ class _Answer:
     body: Mapping[str, Any] | None = field(repr=False)
 
 
-class BearerAuth(AuthBase):
-    def __init__(self, access_token: str) -> None:
-        self._access_token = Secret(access_token)
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._access_token}"
-        return request
-
-
 class IlertClient:
     """A context manager: leaving it closes the connections.
 
@@ -140,8 +131,9 @@ class IlertClient:
         return _made_of(self._post(TOKEN_INFO_PATH, {"token": access_token}), _token_info)
 
     def current_user(self, access_token: Secret) -> CurrentUser:
-        auth = BearerAuth(access_token)
-        answer = self._send(lambda: auth(self._prepared("GET", CURRENT_USER_PATH)))
+        answer = self._send(
+            lambda: authorized(self._prepared("GET", CURRENT_USER_PATH), access_token)
+        )
         return _made_of(answer, _current_user)
 
     def revoke(self, refresh_token: Secret) -> None:
@@ -213,6 +205,11 @@ def open_session() -> requests.Session:
     return session
 
 
+def authorized(request: requests.PreparedRequest, access_token: str) -> requests.PreparedRequest:
+    request.headers["Authorization"] = f"Bearer {access_token}"
+    return request
+
+
 def bare(error: E) -> E:
     """Without what led to it: the frames of ``requests`` hold whole bodies and headers."""
     error.__cause__ = error.__context__ = None
@@ -263,6 +260,11 @@ def retry_after(value: str | None) -> float | None:
         return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
     except (ValueError, OverflowError):
         return None
+
+
+def pause_after_429(asked: float | None) -> float:
+    """Seconds. ilert names none (observed): its documentation says 10 to 30."""
+    return random.uniform(10, 30) if asked is None else max(asked, 1.0)  # noqa: S311
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -90,8 +90,7 @@ class Conf:
     @property
     def timeout(self) -> tuple[float, float]:
         """Seconds: to connect, to read."""
-        timeout = _get("TIMEOUT", (5, 30))
-        pair = _sequence("TIMEOUT", timeout)
+        pair = _sequence("TIMEOUT", _get("TIMEOUT", (5, 30)))
         if len(pair) != 2 or not all(_is_number(part) and part > 0 for part in pair):
             raise _malformed("TIMEOUT", "two numbers of seconds, to connect and to read: (5, 30)")
         return (pair[0], pair[1])

@@ -13,6 +13,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.adapters import BaseAdapter
 from requests.auth import AuthBase
+from urllib3.util import Retry
 
 from . import client, flows
 from .answers import IlertHTTPError, IlertResponse, identity, items_of
@@ -28,8 +29,6 @@ PAGE = 50
 #: Answers of a gateway or of an overloaded server, and how often they are not taken for final.
 TROUBLE = frozenset({502, 503, 504})
 TROUBLE_TRIES = 3
-#: RFC 9110, section 9.2.2: twice is the same as once.
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 
 
 class IlertSession(requests.Session):
@@ -81,16 +80,7 @@ class IlertSession(requests.Session):
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         if kwargs.get("timeout") is None:
             kwargs["timeout"] = conf.timeout
-        if "proxies" not in kwargs:
-            settings = self.merge_environment_settings(request.url or "", {}, None, None, None)
-            kwargs["proxies"] = settings["proxies"]
         return super().send(request, **kwargs)
-
-    def merge_environment_settings(
-        self, url: str, proxies: dict[str, str] | None, *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        proxies = {**client.proxies_for(url), **(proxies or {})}
-        return super().merge_environment_settings(url, proxies, *args, **kwargs)
 
     def get_adapter(self, url: Any) -> BaseAdapter:
         return _TokenAdapter(self.account, super().get_adapter(url), self.max_wait)
@@ -167,7 +157,8 @@ class _TokenAdapter(BaseAdapter):
     def _send_once(
         self, request: requests.PreparedRequest, token: str, **kwargs: Any
     ) -> requests.Response:
-        sent = client.BearerAuth(token)(request.copy()) if token else request
+        sent = client.authorized(request.copy(), token) if token else request
+        kwargs["proxies"] = {**kwargs["proxies"], **client.proxies_for(request.url or "")}
         try:
             response = self._mounted.send(sent, **kwargs)
         except BaseException as error:
@@ -220,9 +211,9 @@ class _Tries:
     def _wish(self, request: requests.PreparedRequest, response: requests.Response) -> float | None:
         asked = client.retry_after(response.headers.get("Retry-After"))
         if response.status_code == 429:
-            # ilert names no time (observed); its windows last a minute.
-            return random.uniform(10, 30) if asked is None else max(asked, 1.0)  # noqa: S311
-        if response.status_code not in TROUBLE or request.method not in IDEMPOTENT:
+            return client.pause_after_429(asked)
+        is_idempotent = request.method in Retry.DEFAULT_ALLOWED_METHODS
+        if response.status_code not in TROUBLE or not is_idempotent:
             return None
         self._troubles += 1
         if self._troubles > TROUBLE_TRIES:

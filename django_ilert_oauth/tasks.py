@@ -26,9 +26,10 @@ from django_ilert_oauth.exceptions import (
     ReconnectRequiredError,
     TokenDecryptionError,
 )
-from django_ilert_oauth.flows.base import account_rows, database
+from django_ilert_oauth.flows.base import account_rows, pending_revocations
 from django_ilert_oauth.flows.first_answers import ENOUGH, credentials_seem_wrong
-from django_ilert_oauth.models import ConnectedAccountQuerySet, PendingRevocation
+from django_ilert_oauth.flows.run import LONGEST_PAUSE
+from django_ilert_oauth.models import ConnectedAccountQuerySet
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,6 @@ MINUTE = 60
 #: default 100 requests, the room between our 600 a minute and ilert's 700.
 GRACE = 10
 RETRIES = 3
-#: Seconds, the longest that a ``Retry-After`` is honoured.
-LONGEST_DELAY = 300.0
 #: Longer than a retry waits: only then a run hands out an account that has failed.
 FAILURE_PAUSE = timedelta(minutes=10)
 
@@ -135,8 +134,7 @@ def _retrying() -> int:
 
 
 def _revocations() -> int:
-    left = PendingRevocation.objects.using(database())[:MOST_REVOCATIONS]
-    return left.count()
+    return pending_revocations()[:MOST_REVOCATIONS].count()
 
 
 def _next_pks(slots: int | None) -> Iterator[Any]:
@@ -149,5 +147,5 @@ def _next_pks(slots: int | None) -> Iterator[Any]:
 
 def _delay(retries: int, asked: float | None) -> float:
     """Seconds: doubled each time, and never less than a minute."""
-    seconds = min(max(asked or 0, MINUTE * 2.0**retries), LONGEST_DELAY)
+    seconds = min(max(asked or 0, MINUTE * 2.0**retries), LONGEST_PAUSE)
     return seconds * random.uniform(1, 1.25)  # noqa: S311

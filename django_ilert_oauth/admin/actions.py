@@ -19,8 +19,8 @@ from django.utils.translation import ngettext, ngettext_lazy
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.conf import conf
-from django_ilert_oauth.flows.base import account_rows
-from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reason, Status
+from django_ilert_oauth.flows.base import account_rows, pending_revocations
+from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 
 from .reports import CHECKED, DISCONNECTED, REFRESHED, Report, report_of
 
@@ -121,8 +121,7 @@ def _disconnect(request: HttpRequest, accounts: list[ConnectedAccount]) -> Repor
         flows.disconnect(account, reason=Reason.ADMIN, request=request)
     report = Report()
     report.accounts[DISCONNECTED] = accounts
-    rows = PendingRevocation.objects.using(account_rows().db)
-    if left := rows.filter(created_at__gte=started_at).count():
+    if left := pending_revocations().filter(created_at__gte=started_at).count():
         report.notes.append(
             ngettext(
                 "%(count)d grant is not ended at ilert yet: refresh_ilert_tokens will try again.",

@@ -42,9 +42,8 @@ def state(account: ConnectedAccount) -> SafeString:
 @admin.display(description=_("scopes"), ordering="granted_scope")
 def scope(account: ConnectedAccount) -> SafeString:
     """Each with what it means."""
-    parts = ((part, scopes.describe(part)[0]) for part in scopes.split(account.granted_scope))
-    sentences = ((sentence, part) for part, sentence in parts)
-    return format_html_join(" ", '<span class="ilert-scope" title="{}">{}</span>', sentences)
+    parts = ((scopes.describe(part)[0], part) for part in scopes.split(account.granted_scope))
+    return format_html_join(" ", '<span class="ilert-scope" title="{}">{}</span>', parts)
 
 
 @admin.display(description=_("what this site may do"))

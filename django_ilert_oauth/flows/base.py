@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -13,10 +13,11 @@ from django.utils import timezone
 from django_ilert_oauth.client import IlertClient, TokenAnswer
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import EndpointMismatchError
-from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet
+from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet, PendingRevocation
 
 Model = TypeVar("Model", bound=models.Model)
 
+TOKEN_COLUMNS = ["access_token_ciphertext", "refresh_token_ciphertext"]
 #: Rows that are read at once.
 PAGE = 100
 
@@ -37,6 +38,14 @@ def in_pages(rows: models.QuerySet[Model]) -> Iterator[Model]:
     while page:
         yield from page
         page = list(rows.filter(pk__gt=page[-1].pk)[:PAGE])
+
+
+def pending_revocations() -> models.QuerySet[PendingRevocation]:
+    return PendingRevocation.objects.using(database())
+
+
+def columns(account: ConnectedAccount, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(account, name) for name in names}
 
 
 def open_client(api_url: str | None = None) -> IlertClient:

@@ -15,7 +15,7 @@ from django_ilert_oauth.client import IlertClient, TokenInfo
 from django_ilert_oauth.exceptions import IlertRejectedError, IlertUnavailableError
 from django_ilert_oauth.models import ConnectedAccount
 
-from .base import account_rows, database, open_client, require_same_ilert
+from .base import TOKEN_COLUMNS, account_rows, columns, database, open_client, require_same_ilert
 from .refresh import Wait, is_too_early, renew, reread
 from .renewal import ERROR_COLUMNS, Outcome, use_lease
 
@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 TRIES = 3
 #: What only a check finds out, and the next one takes back.
 OWN_ERRORS = ("identity_taken", "inactive_token")
-TOKEN_COLUMNS = ["access_token_ciphertext", "refresh_token_ciphertext"]
 
 
 def check(account: ConnectedAccount) -> ConnectedAccount:
@@ -117,7 +116,7 @@ def _store(account: ConnectedAccount, changes: dict[str, Any]) -> bool:
     vars(changed).update(changes)
     if changed.identity != account.identity:
         changed.access_token, changed.refresh_token = account.access_token, account.refresh_token
-    new = {name: getattr(changed, name) for name in [*changes, *TOKEN_COLUMNS]}
+    new = columns(changed, [*changes, *TOKEN_COLUMNS])
     is_stored = _swap(account, new)
     if is_stored is None:
         raise IlertRejectedError(
@@ -133,7 +132,7 @@ def _store(account: ConnectedAccount, changes: dict[str, Any]) -> bool:
 
 def _swap(account: ConnectedAccount, new: dict[str, Any]) -> bool | None:
     """Compares and swaps; None where another account has the name."""
-    old = {name: getattr(account, name) for name in ["status", *TOKEN_COLUMNS]}
+    old = columns(account, ["status", *TOKEN_COLUMNS])
     try:
         with transaction.atomic(using=database()):
             rows = account_rows().unleased().filter(pk=account.pk, **old)
@@ -144,6 +143,5 @@ def _swap(account: ConnectedAccount, new: dict[str, Any]) -> bool | None:
 
 def _note(account: ConnectedAccount, code: str) -> None:
     account.last_error, account.last_error_at = code, timezone.now()
-    noted = {name: getattr(account, name) for name in ERROR_COLUMNS}
-    same = {name: getattr(account, name) for name in TOKEN_COLUMNS}
-    account_rows().unleased().filter(pk=account.pk, **same).update(**noted)
+    rows = account_rows().unleased().filter(pk=account.pk, **columns(account, TOKEN_COLUMNS))
+    rows.update(**columns(account, ERROR_COLUMNS))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.db import connections, models, transaction
+from django.db import connections, transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -27,7 +27,7 @@ from django_ilert_oauth.exceptions import (
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reason, Status
 from django_ilert_oauth.signals import account_revoked
 
-from .base import account_rows, announce, database, open_client
+from .base import TOKEN_COLUMNS, account_rows, announce, database, open_client, pending_revocations
 from .lease import NO_LEASE
 from .pace import Pace
 
@@ -62,9 +62,7 @@ def disconnect(
         account.refresh_from_db(using=database())
         keep_for_revocation(account)
         account.access_token = account.refresh_token = ""
-        account.save(
-            using=database(), update_fields=["access_token_ciphertext", "refresh_token_ciphertext"]
-        )
+        account.save(using=database(), update_fields=TOKEN_COLUMNS)
         announce(account_revoked, account, reason=reason, request=request)
 
 
@@ -86,7 +84,7 @@ def keep_for_revocation(account: ConnectedAccount, *, unless: str = "") -> None:
     if not account.refresh_token_ciphertext or (unless and _holds(account, unless)):
         return
     user_key, api_url, tenant_id, username = account.identity
-    pending = PendingRevocation.objects.using(database()).create(
+    pending = pending_revocations().create(
         user_key=user_key,
         api_url=api_url,
         tenant_id=tenant_id,
@@ -112,7 +110,7 @@ def revoke_pending(
     stop = stop or threading.Event()
     pace = Pace(per_minute, stop)
     revoked = 0
-    for pending in _pending().order_by("pk")[:limit].iterator(chunk_size=200):
+    for pending in pending_revocations().order_by("pk")[:limit].iterator(chunk_size=200):
         pace.wait()
         if stop.is_set():
             break
@@ -120,7 +118,7 @@ def revoke_pending(
         revoked += error is None
         if isinstance(error, IlertUnavailableError):
             break
-    return RevocationResult(revoked=revoked, left=_pending().count())
+    return RevocationResult(revoked=revoked, left=pending_revocations().count())
 
 
 def _claim(account: ConnectedAccount, reason: Reason) -> bool:
@@ -146,22 +144,19 @@ def _holds(account: ConnectedAccount, refresh_token: str) -> bool:
         return False
 
 
-def _pending() -> models.QuerySet[PendingRevocation]:
-    return PendingRevocation.objects.using(database())
-
-
 def _revoke_unless_down(pending: PendingRevocation) -> None:
-    if not _pending().filter(last_error_at__gt=timezone.now() - PAUSE).exists():
+    if not pending_revocations().filter(last_error_at__gt=timezone.now() - PAUSE).exists():
         _revoke(pending)
 
 
 def _revoke(pending: PendingRevocation) -> IlertOAuthError | None:
     error = _try_to_revoke(pending)
     if error is None:
-        _pending().filter(pk=pending.pk).delete()
+        pending_revocations().filter(pk=pending.pk).delete()
     else:
         logger.warning("The grant of %s is not revoked yet: %s", pending, error.code)
-        _pending().filter(pk=pending.pk).update(last_error=error.code, last_error_at=timezone.now())
+        failure = {"last_error": error.code, "last_error_at": timezone.now()}
+        pending_revocations().filter(pk=pending.pk).update(**failure)
     return error
 
 

@@ -20,7 +20,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.models import ConnectedAccount, DatabaseTime
 
-from .base import account_rows, database
+from .base import TOKEN_COLUMNS, account_rows, columns, database
 
 logger = logging.getLogger(__name__)
 
@@ -44,22 +44,17 @@ def new_lease(seconds: float = 0) -> dict[str, Any]:
 def take_lease(account: ConnectedAccount) -> str:
     """The lease's id; empty where another caller holds one or the account has changed."""
     lease = new_lease()
-    rows = account_rows().filter(
-        pk=account.pk,
-        status=account.status,
-        access_token_ciphertext=account.access_token_ciphertext,
-        refresh_token_ciphertext=account.refresh_token_ciphertext,
-    )
+    rows = account_rows().filter(pk=account.pk, **columns(account, ["status", *TOKEN_COLUMNS]))
     return str(lease["lease_id"]) if rows.unleased().update(**lease) else ""
 
 
-def store_under(lease_id: str, account: ConnectedAccount, sent: str, columns: list[str]) -> bool:
+def store_under(lease_id: str, account: ConnectedAccount, sent: str, names: list[str]) -> bool:
     """Writes the columns and gives the lease back.
 
     Writes nothing where another caller has taken the lease, or the refresh token is not the one
     that was sent. A database that fails is asked again: an answer of ilert is not to be lost.
     """
-    values = {**{name: getattr(account, name) for name in columns}, **NO_LEASE}
+    values = {**columns(account, names), **NO_LEASE}
     condition = {"id": account.pk, "lease_id": lease_id, "refresh_token_ciphertext": sent}
     for pause in STORE_PAUSES:
         try:

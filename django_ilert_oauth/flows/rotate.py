@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
-
-from django.db import models
 
 from django_ilert_oauth import crypto
 from django_ilert_oauth.exceptions import TokenDecryptionError
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 
-from .base import database, in_pages
+from .base import account_rows, database, in_pages, pending_revocations
 from .lease import lease_seconds
 
 #: Seconds between one look at the rows that are being refreshed and the next.
@@ -40,9 +39,9 @@ def rotate_keys(*, dry_run: bool = False) -> RotationResult:
     """
     result = RotationResult()
     busy: list[Row] = []
-    for model in (ConnectedAccount, PendingRevocation):
-        for row in in_pages(model._default_manager.all()):
-            _rotate(row, result, busy, dry_run)
+    stored: tuple[Any, ...] = (account_rows(), pending_revocations())
+    for row in chain.from_iterable(map(in_pages, stored)):
+        _rotate(row, result, busy, dry_run)
     _wait_for(busy, result)
     return result
 
@@ -70,11 +69,10 @@ def _ciphertexts(row: Row) -> dict[str, str]:
 
 
 def _swap(row: Row, old: dict[str, str], new: dict[str, str]) -> bool:
-    rows: models.QuerySet[Any] = type(row)._default_manager.using(database())
-    if isinstance(row, ConnectedAccount):
-        # The answer to a refresh under way is written over the ciphertext that was sent.
-        rows = ConnectedAccount.objects.using(database()).unleased()
-    return rows.filter(pk=row.pk, **old).update(**new) == 1
+    # The answer to a refresh under way is written over the ciphertext that was sent.
+    is_account = isinstance(row, ConnectedAccount)
+    rows: Any = account_rows().unleased() if is_account else pending_revocations()
+    return bool(rows.filter(pk=row.pk, **old).update(**new))
 
 
 def _wait_for(busy: list[Row], result: RotationResult) -> None:

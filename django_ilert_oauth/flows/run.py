@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -16,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from django_ilert_oauth.client import IlertClient
+from django_ilert_oauth.client import IlertClient, pause_after_429
 from django_ilert_oauth.exceptions import (
     IlertOAuthError,
     IlertRejectedError,
@@ -255,6 +254,4 @@ def _is_rate_limited(outcome: Outcome) -> bool:
 
 
 def _pause(outcome: Outcome) -> float:
-    """Seconds. ilert names none (observed): its documentation says 10 to 30."""
-    asked = getattr(outcome.error, "retry_after", None)
-    return random.uniform(10, 30) if asked is None else min(max(asked, 1.0), LONGEST_PAUSE)  # noqa: S311
+    return min(pause_after_429(getattr(outcome.error, "retry_after", None)), LONGEST_PAUSE)

@@ -16,7 +16,7 @@ from django_ilert_oauth.conf import conf
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.secret import Secret
 
-from .base import require_same_ilert
+from .base import columns, require_same_ilert
 from .renewal import GRANT_COLUMNS
 
 _guard = threading.Lock()
@@ -34,16 +34,12 @@ def fresh_token(account: ConnectedAccount, *, margin: timedelta | None = None) -
 def own_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
     with _guard:
         mine = copy.copy(account)
-    before = _columns(mine)
+    before = columns(mine, GRANT_COLUMNS)
     try:
         yield mine
     finally:
         with _guard:
             # The token comes before its expiry, by which a site's own readers judge it.
-            for name, value in _columns(mine).items():
+            for name, value in columns(mine, GRANT_COLUMNS).items():
                 if value != before[name]:
                     setattr(account, name, value)
-
-
-def _columns(account: ConnectedAccount) -> dict[str, object]:
-    return {name: getattr(account, name) for name in GRANT_COLUMNS}

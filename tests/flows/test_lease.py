@@ -222,6 +222,7 @@ def test_a_transaction_without_autocommit_that_has_failed_is_not_tried_again(
 
 # The clock
 
+
 @pytest.mark.parametrize("zone", ["+00:00", "+09:00"])
 def test_the_time_of_the_database_is_milliseconds_since_the_epoch_in_any_time_zone(
     account: ConnectedAccount, zone: str
