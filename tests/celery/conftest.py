@@ -103,7 +103,7 @@ class Workers:
 
     environment: dict[str, str]
     folder: Path
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def order_to_die(self) -> Path:
@@ -122,12 +122,12 @@ class Workers:
                 [sys.executable, "-m", "celery", "-A", "tests.celery.worker", "worker"]
                 + f"{options} {quiet}".split(),
                 cwd=ROOT,
-                env=self.environment,
+                env=self.environment | {"FLEET_WORKER": name},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.running.append(worker)
+        self.running[name] = worker
         return worker
 
     def kill(self, worker: subprocess.Popen[bytes]) -> None:
@@ -151,7 +151,7 @@ def workers(
     workers = Workers(os.environ | facts, tmp_path)
     yield workers
     door.open.set()
-    for worker in workers.running:
+    for worker in workers.running.values():
         workers.kill(worker)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Iterable
 from io import BytesIO
 from threading import Event, Lock
@@ -24,33 +25,29 @@ class Door:
         self._arrived = 0
         self.shut_at: int | None = None
         self.open = Event()
-        self._waiting: list[socket.socket] = []
+        self._waiting: list[tuple[str, socket.socket]] = []
 
     @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def hung_up(self) -> int:
-        """So many of those that wait will never pass."""
-        return sum(map(has_hung_up, self._waiting))
+    def waiting(self) -> Counter[str]:
+        """How many of each worker will pass; those who have hung up will not."""
+        return Counter(worker for worker, sender in self._waiting if not has_hung_up(sender))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = BytesIO(body)
         connection: socket.socket = environ["werkzeug.socket"]
-        if self._must_wait(connection):
+        if self._must_wait(environ["HTTP_X_WORKER"], connection):
             self.open.wait()
         if has_hung_up(connection):
             drop_connection(environ)
         return self._standin(environ, start_response)
 
-    def _must_wait(self, connection: socket.socket) -> bool:
+    def _must_wait(self, worker: str, sender: socket.socket) -> bool:
         with self._lock:
             self._arrived += 1
             is_shut = self.shut_at is not None and self._arrived >= self.shut_at
             if is_shut and not self.open.is_set():
-                self._waiting.append(connection)
+                self._waiting.append((worker, sender))
             return is_shut
 
 

@@ -8,9 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import requests
 from celery.signals import task_prerun
 from django.conf import settings
+from requests.adapters import HTTPAdapter
 
+from django_ilert_oauth import client
 from tests.celery.fleet import fleet_app
 
 settings.DATABASES["default"]["NAME"] = os.environ["FLEET_DATABASE"]
@@ -18,6 +21,16 @@ settings.ILERT_OAUTH_API_URL = os.environ["FLEET_ILERT"]
 settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 6000
 settings.ILERT_OAUTH_TIMEOUT = (1, 8)
 
+
+class Signing(HTTPAdapter):
+    """Says whose request it is."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
+        request.headers["X-Worker"] = os.environ["FLEET_WORKER"]
+        return super().send(request, *args, **kwargs)
+
+
+client.adapters["http://"] = Signing()
 app = fleet_app(os.environ["CELERY_BROKER_URL"], os.environ["FLEET_NAME"])
 
 
