@@ -55,10 +55,10 @@ def items_of(response: requests.Response) -> list[Any]:
     return items
 
 
-def identity(item: Any) -> str:
+def item_key(item: Any) -> str:
     """What tells the items of a list apart."""
-    is_named = isinstance(item, dict) and "id" in item
-    return json.dumps(item["id"] if is_named else item, sort_keys=True)
+    has_id = isinstance(item, dict) and item.get("id") is not None
+    return json.dumps(item["id"] if has_id else item, sort_keys=True)
 
 
 def _error_facts(response: requests.Response) -> tuple[str, str]:

@@ -213,6 +213,9 @@ def authorized(request: requests.PreparedRequest, access_token: str) -> requests
 def bare(error: E) -> E:
     """Without what led to it: the frames of ``requests`` hold whole bodies and headers."""
     error.__cause__ = error.__context__ = None
+    for inner in (*error.args, getattr(error, "reason", None)):
+        if isinstance(inner, BaseException):
+            bare(inner)
     return error.with_traceback(None)
 
 
@@ -262,9 +265,14 @@ def retry_after(value: str | None) -> float | None:
         return None
 
 
-def pause_after_429(asked: float | None) -> float:
-    """Seconds. ilert names none (observed): its documentation says 10 to 30."""
-    return random.uniform(10, 30) if asked is None else max(asked, 1.0)  # noqa: S311
+def pause_after_429(asked: float | None, *, most: float = 30) -> float:
+    """Seconds. ilert asks for none (observed): its documentation says 10 to 30.
+
+    No more than ``most`` where 10 will do.
+    """
+    if asked is not None:
+        return max(asked, 1.0)
+    return random.uniform(10, min(max(most, 10), 30))  # noqa: S311
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:

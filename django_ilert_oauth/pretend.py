@@ -10,16 +10,19 @@ import base64
 import hashlib
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 import requests
 
-from . import client
+from . import client, scopes
 
 #: Tenant, username and scope.
 Owner = dict[str, str]
+#: Of a token that was made elsewhere.
+ANY = "wildcard:d"
 #: Method and path.
 Key = tuple[str, str]
 #: Status and body.
@@ -33,8 +36,33 @@ OPEN = {
 #: What is answered without the test's doing.
 OWN = OPEN | {("GET", client.CURRENT_USER_PATH)}
 
+#: The scope for what is below ``/api/``, by ilert's documentation.
+RESOURCES = {
+    "alert-actions": "action",
+    "alert-sources": "source",
+    "alerts": "alert",
+    "connectors": "connector",
+    "escalation-policies": "policy",
+    "incident-templates": "template",
+    "incidents": "incident",
+    "maintenance-windows": "maintenance",
+    "metric-data-sources": "metric_source",
+    "metrics": "metric",
+    "on-calls": "schedule",
+    "reports": "report",
+    "schedules": "schedule",
+    "services": "service",
+    "status-pages": "status_page",
+    "support-hours": "support_hour",
+    "teams": "team",
+    "uptime-monitors": "monitor",
+    "users": "user",
+}
+LEVELS = {"GET": "r", "HEAD": "r", "DELETE": "d"}
+
 PREFIX = "ilert-in-memory."
 UNAUTHORIZED = {"status": 401, "message": "The access token is not valid", "code": "UNAUTHORIZED"}
+FORBIDDEN = {"status": 403, "message": "The scope does not include it", "code": "FORBIDDEN"}
 _numbers = itertools.count(1)
 
 
@@ -45,6 +73,7 @@ class Grants:
         self.rotates = False
         self._codes: dict[str, tuple[str, Owner]] = {}
         self._ended: set[str] = set()
+        self._ids: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
         #: By kind; tokens with a smaller number have ended.
         self._first_live = {"access": 0, "refresh": 0}
 
@@ -60,12 +89,17 @@ class Grants:
 
     def _refusal(self, request: requests.PreparedRequest, key: Key) -> Answer | None:
         """Of a bearer who is not let in; ilert's OAuth endpoints ask for none."""
-        is_let_in = key in OPEN or self._owner("access", _bearer(request))
-        return None if is_let_in else (401, UNAUTHORIZED)
+        if key in OPEN:
+            return None
+        owner = self._owner("access", _bearer(request))
+        if not owner:
+            return 401, UNAUTHORIZED
+        return None if scopes.covers(owner["scope"], _needed(*key)) else (403, FORBIDDEN)
 
     def _own_answer(self, request: requests.PreparedRequest, key: Key) -> Answer:
         if key not in OPEN:
-            return 200, {"id": 1, "username": self._owner("access", _bearer(request))["username"]}
+            username = self._owner("access", _bearer(request))["username"]
+            return 200, {"id": self._ids[username], "username": username}
         endpoints: dict[str, Callable[[Mapping[str, str]], Answer]] = {
             client.TOKEN_PATH: self._give_tokens,
             client.TOKEN_INFO_PATH: self._describe,
@@ -78,6 +112,7 @@ class Grants:
         if not owner:
             return 401, {"code": "invalid_grant", "error": "Provided grant is unknown"}
         answer = {
+            "token_type": "Bearer",
             "access_token": make_token("access", owner),
             "expires_in": self.expires_in,
             "scope": owner["scope"],
@@ -108,11 +143,19 @@ class Grants:
         has_ended = number < self._first_live[kind] or token in self._ended
         if not token or has_ended or made_as not in (kind, ""):
             return {}
-        return owner or {"tenant_id": self.tenant_id, "username": self.username, "scope": "profile"}
+        return owner or {"tenant_id": self.tenant_id, "username": self.username, "scope": ANY}
 
 
 def _bearer(request: requests.PreparedRequest) -> str:
     return str(request.headers.get("Authorization", "")).removeprefix("Bearer ")
+
+
+def _needed(method: str, path: str) -> str:
+    """Nothing for what ilert's documentation does not name."""
+    if path == client.CURRENT_USER_PATH:
+        return "profile"
+    _root, _api, name, *_rest = [*path.split("/"), "", ""]
+    return f"{RESOURCES[name]}:{LEVELS.get(method, 'w')}" if name in RESOURCES else ""
 
 
 def make_token(kind: str, owner: Owner) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import random
 import time
@@ -16,7 +17,7 @@ from requests.auth import AuthBase
 from urllib3.util import Retry
 
 from . import client, flows
-from .answers import IlertHTTPError, IlertResponse, identity, items_of
+from .answers import IlertHTTPError, IlertResponse, item_key, items_of
 from .conf import conf
 from .exceptions import EndpointMismatchError, IlertOAuthError
 from .models import ConnectedAccount
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 __all__ = ["IlertHTTPError", "IlertSession"]
 
 PAGE = 50
+#: An endpoint that invents new items for ever is not followed there.
+MOST_PAGES = 10_000
+_OF_REQUESTS = inspect.signature(requests.Session.request).parameters.keys()
 #: Answers of a gateway or of an overloaded server, and how often they are not taken for final.
 TROUBLE = frozenset({502, 503, 504})
 TROUBLE_TRIES = 3
@@ -39,8 +43,9 @@ class IlertSession(requests.Session):
     exception that is handed out holds it. A request also raises what ``flows.get_access_token``
     raises. A 401 is answered by one refresh and one more try, unless the last refresh is less than
     ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago. A 429 is waited out, and so is a 502, 503 or 504 to an
-    idempotent method, up to three times; ``max_wait`` seconds in all at the most. The last answer
-    is returned as it is. A body that is a stream is sent once only. Hooks see the last answer.
+    idempotent method, up to three times; ``max_wait`` seconds in all at the most, anew after a
+    redirect. The last answer is returned as it is. A body that is a stream is sent once only. Hooks
+    see the last answer.
 
     Threads may share a session and its account: only one of them refreshes. As with any session of
     ``requests``, set it up before, and answers are read whole unless ``stream=True``.
@@ -57,7 +62,7 @@ class IlertSession(requests.Session):
     ) -> None:
         super().__init__()
         self.account = account
-        self.max_wait = max_wait
+        self.max_wait = float(max_wait)
         self.auth = _OnlyAtIlert(account)
         self.headers["Accept"] = "application/json"
         if team_context is not None:
@@ -83,28 +88,40 @@ class IlertSession(requests.Session):
         return super().send(request, **kwargs)
 
     def get_adapter(self, url: Any) -> BaseAdapter:
-        return _TokenAdapter(self.account, super().get_adapter(url), self.max_wait)
+        return _TokenAdapter(self.account, self._mounted(url), self.max_wait)
+
+    def _mounted(self, url: Any) -> BaseAdapter:
+        return super().get_adapter(url)
 
     def list(self, path: str, **params: Any) -> Iterator[Any]:
         """Every item of an endpoint that pages, each once, fetched as they are asked for.
 
-        Raises ``IlertHTTPError`` for an answer that is not 2xx and ``requests.RequestException``
-        for one that is no list. Do not delete items meanwhile: those behind them would move up.
+        ``params`` are those of the query, beside ``path``. Raises ``IlertHTTPError`` for an answer
+        that is not 2xx and ``requests.RequestException`` for one that is no list, or for pages that
+        do not end. Do not delete items meanwhile: those behind them would move up.
         """
+        if names := sorted(_OF_REQUESTS & params.keys()):
+            raise TypeError(f"list() takes the query's parameters, not those of requests: {names}")
+        if "?" in path:
+            raise ValueError("list() takes the query's parameters as keywords, not in the path.")
+        return self._items(path, params)
+
+    def _items(self, path: str, params: dict[str, Any]) -> Iterator[Any]:
         start, longest, seen = int(params.pop("start-index", 0)), 0, set[str]()
-        while True:
+        for _page in range(MOST_PAGES):
             page = {"start-index": start, "max-results": PAGE, **params}
             items = items_of(self.get(path, params=page))
-            new = [item for item in items if identity(item) not in seen]
-            yield from new
+            new = {key: item for item in items if (key := item_key(item)) not in seen}
+            yield from new.values()
             if not new or len(items) < longest:
                 return
-            seen.update(map(identity, new))
+            seen.update(new)
             start, longest = start + len(items), len(items)
+        raise requests.RequestException(f"{path} has not ended after {MOST_PAGES} pages.")
 
     def _absolute(self, url: str) -> str:
         base = self.account.api_url
-        is_relative = "://" not in url and not url.startswith("//")
+        is_relative = "://" not in url.partition("?")[0] and not url.startswith("//")
         return f"{base}/{url.lstrip('/')}" if is_relative else urljoin(base, url)
 
 
@@ -162,6 +179,7 @@ class _TokenAdapter(BaseAdapter):
         try:
             response = self._mounted.send(sent, **kwargs)
         except BaseException as error:
+            del sent  # or the frame would show it
             failure = client.bare(error)
         else:
             response.request = request
@@ -186,11 +204,10 @@ class _Tries:
         self, request: requests.PreparedRequest, response: requests.Response, token: str
     ) -> float | None:
         """Seconds to the next try; None where this answer is the last."""
-        if not isinstance(request.body, str | bytes | None):
-            return None
+        can_be_sent_again = isinstance(request.body, str | bytes | None)
         if response.status_code == 401:
-            return self._pause_after_401(token)
-        pause = self._wish(request, response)
+            return 0.0 if self._has_new_token(token) and can_be_sent_again else None
+        pause = self._wish(request, response) if can_be_sent_again else None
         if pause is None or pause > self._left:
             return None
         self._left -= pause
@@ -202,16 +219,16 @@ class _Tries:
         )
         return pause
 
-    def _pause_after_401(self, token: str) -> float | None:
-        if self._was_refused or not token:
-            return None
+    def _has_new_token(self, refused: str) -> bool:
+        if self._was_refused or not refused:
+            return False
         self._was_refused = True
-        return 0.0 if _has_other_token(self._account, token) else None
+        return _has_other_token(self._account, refused)
 
     def _wish(self, request: requests.PreparedRequest, response: requests.Response) -> float | None:
         asked = client.retry_after(response.headers.get("Retry-After"))
         if response.status_code == 429:
-            return client.pause_after_429(asked)
+            return client.pause_after_429(asked, most=self._left)
         is_idempotent = request.method in Retry.DEFAULT_ALLOWED_METHODS
         if response.status_code not in TROUBLE or not is_idempotent:
             return None

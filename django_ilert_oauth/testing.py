@@ -19,16 +19,19 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import requests
 from cryptography.fernet import Fernet
 from django.conf import settings
+from django.http import QueryDict
 from django.test import override_settings
 from django.urls import reverse
 from django.utils import timezone
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPResponse
 
 from . import client as wire
 from . import scopes as scope_names
 from . import session
 from .conf import PREFIX, conf
+from .flows.pace import Pace
 from .models import ConnectedAccount, Reason, Status
 from .pretend import OWN, Grants, Key, make_token
 
@@ -48,17 +51,18 @@ Raised = BaseException | type[BaseException]
 def connected_account(
     user: Any,
     *,
-    scopes: str | Iterable[str] = "profile",
+    scopes: str | Iterable[str] | None = None,
     expires_in: float = 3600,
     status: str = Status.CONNECTED,
     **columns: Any,
 ) -> ConnectedAccount:
     """A saved account of grace at acme; ``columns`` are those of the model.
 
-    ``expires_in`` is in seconds; below zero, the access token has expired. Without
-    ``ILERT_OAUTH_ENCRYPTION_KEYS`` in the settings it works inside ``fake_ilert()`` only.
+    ilert has granted it ``ILERT_OAUTH_SCOPES``, or ``scopes``. ``expires_in`` is in seconds; below
+    zero, the access token has expired. Without ``ILERT_OAUTH_ENCRYPTION_KEYS`` in the settings it
+    works inside ``fake_ilert()`` only.
     """
-    scope = scope_names.union(scopes)
+    scope = scope_names.union(conf.scopes if scopes is None else scopes)
     who = {"tenant_id": "acme", "username": "grace", **columns}
     owner = {"tenant_id": who["tenant_id"], "username": who["username"], "scope": scope}
     tokens = {f"{kind}_token": make_token(kind, owner) for kind in ("access", "refresh")}
@@ -77,7 +81,7 @@ def connected_account(
 
 @contextmanager
 def fake_ilert() -> Iterator[FakeIlert]:
-    """Answers what the app sends to ilert; its sessions that are opened here reach no network.
+    """Answers what the app sends to ilert; no session of the app reaches the network meanwhile.
 
     Credentials and a key that the settings lack are supplied. A request that nobody has given an
     answer for raises ``AssertionError``, there and at the end.
@@ -88,7 +92,9 @@ def fake_ilert() -> Iterator[FakeIlert]:
     with (
         override_settings(**missing) if missing else nullcontext(),
         mock.patch.dict(wire.adapters, {"https://": adapter, "http://": adapter}, clear=True),
+        mock.patch.object(session.IlertSession, "_mounted", lambda session, url: adapter),
         mock.patch.object(session, "wait", fake.waits.append),
+        mock.patch.object(Pace, "pause", lambda pace, seconds: fake.waits.append(seconds)),
     ):
         yield fake
     if fake.unexpected:
@@ -101,11 +107,15 @@ def missing_settings() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SentRequest:
-    """Without headers and forms, which hold tokens and the client secret."""
+    """Without forms and the headers that hold a token: ``Authorization`` and ``Cookie``.
+
+    The names of ``headers`` are of any case. ``json`` is None for other bodies.
+    """
 
     method: str
     path: str
-    query: Mapping[str, str]
+    query: QueryDict
+    headers: Mapping[str, str]
     json: Any
 
 
@@ -116,13 +126,17 @@ class _Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     raises: Raised | None = None
 
+    @property
+    def is_failure(self) -> bool:
+        return self.raises is not None or self.status >= 400
+
 
 class FakeIlert(Grants):
     """Behaves as ilert does: a code works once and with its verifier, tokens end.
 
     ``tenant_id`` and ``username`` say who lets the site in next, ``expires_in`` how many seconds
     an access token lasts, ``rotates`` whether a refresh brings a new refresh token, too.
-    ``requests`` have come so far, and ``waits`` are the seconds that sessions would have waited.
+    ``requests`` have come so far, and ``waits`` are the seconds that would have been waited.
     """
 
     def __init__(self) -> None:
@@ -147,7 +161,8 @@ class FakeIlert(Grants):
         """What requests for a path are answered, or what they raise: ``requests.Timeout``.
 
         Answers with ``times`` come first, one after the other. One without stays, until another
-        takes its place. Goes for ilert's own endpoints such as ``client.TOKEN_PATH``, too.
+        takes its place. Goes for ``/api/developers/oauth2/token`` and ilert's other endpoints, too.
+        A failure is answered whoever asks; the rest only to tokens that are good for it.
         """
         made = _Answer(status, json, headers or {}, raises)
         if times is None:
@@ -170,7 +185,8 @@ class FakeIlert(Grants):
         ``account``. ilert grants what it is asked for, or ``scopes``.
         """
         leaving = client.post(reverse("ilert_oauth:connect"), form, secure=secure)
-        callback = self.callback_url(leaving.get("Location", ""), allow=allow, scopes=scopes)
+        url = leaving.get("Location") or f"a page of its own ({leaving.status_code})"
+        callback = self.callback_url(url, allow=allow, scopes=scopes)
         return client.get(callback, secure=secure)
 
     def callback_url(
@@ -181,8 +197,7 @@ class FakeIlert(Grants):
         asked = dict(parse_qsl(parts.query))
         if not parts.path.endswith(wire.AUTHORIZE_PATH):
             raise AssertionError(
-                f"The site led to {parts.path or 'no other page'} and not to ilert's. "
-                "Is the user logged in?"
+                f"The site led to {parts.path} and not to ilert. Is the user logged in?"
             )
         scope = asked["scope"] if scopes is None else scope_names.union(scopes)
         code = self._give_code(asked["code_challenge"], scope)
@@ -201,13 +216,15 @@ class FakeIlert(Grants):
         sent = _as_sent(request)
         self.requests.append(sent)
         key = (sent.method, sent.path)
-        if self._coming[key]:
-            return self._coming[key].pop(0)
-        if key not in self._standing and key not in OWN:
+        coming = self._coming[key]
+        answer = coming[0] if coming else self._standing.get(key)
+        if answer is None and key not in OWN:
             raise self._surprise(sent)
-        if refusal := self._refusal(request, key):
+        if not (answer and answer.is_failure) and (refusal := self._refusal(request, key)):
             return _Answer(*refusal)
-        return self._standing.get(key) or _Answer(*self._own_answer(request, key))
+        if coming:
+            coming.pop(0)
+        return answer or _Answer(*self._own_answer(request, key))
 
     def _surprise(self, sent: SentRequest) -> AssertionError:
         call = f'answer("{sent.method}", "{sent.path}", json=...)'
@@ -240,6 +257,25 @@ def _as_sent(request: requests.PreparedRequest) -> SentRequest:
     """With the path below ``ILERT_OAUTH_API_URL``; the whole address elsewhere."""
     parts = urlsplit((request.url or "").removeprefix(conf.api_url))
     path = parts._replace(query="", fragment="").geturl()
+    headers = {
+        name: str(value)
+        for name, value in request.headers.items()
+        if name.lower() not in ("authorization", "cookie")
+    }
+    return SentRequest(
+        method=request.method or "",
+        path=path,
+        query=QueryDict(parts.query),
+        headers=CaseInsensitiveDict(headers),
+        json=_json_of(request),
+    )
+
+
+def _json_of(request: requests.PreparedRequest) -> Any:
     is_json = str(request.headers.get("Content-Type")).startswith("application/json")
-    json = jsonlib.loads(request.body) if is_json and isinstance(request.body, bytes) else None
-    return SentRequest(request.method or "", path, dict(parse_qsl(parts.query)), json)
+    if not is_json or not isinstance(request.body, str | bytes):
+        return None
+    try:
+        return jsonlib.loads(request.body)
+    except ValueError:
+        return None

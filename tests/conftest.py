@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from django_ilert_oauth import signals
 from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.testing import connected_account
 from ilert_standin import Options, StandIn, serve
 from ilert_standin.browser import authorize
 from tests.door import Door, door_before
@@ -67,21 +68,11 @@ def make_account(ilert: StandIn, user: User, settings: Any) -> AccountFactory:
     """A connected account whose tokens the stand-in knows; keywords are columns."""
 
     def make(**columns: Any) -> ConnectedAccount:
-        username = columns.pop("username", "grace")
-        scope = columns.pop("granted_scope", "profile source:w")
-        tokens = ilert.issue_tokens("acme", username, scope)
-        columns = {
-            "user": user,
-            "api_url": settings.ILERT_OAUTH_API_URL,
-            "tenant_id": "acme",
-            "username": username,
-            "granted_scope": scope,
-            "access_token": tokens["access_token"],
-            "refresh_token": tokens["refresh_token"],
-            "access_token_expires_at": timezone.now() + timedelta(hours=1),
-            **columns,
-        }
-        return ConnectedAccount.objects.create(**columns)
+        columns = {"user": user, "granted_scope": "profile source:w", "username": "grace"} | columns
+        scope = str(columns["granted_scope"])
+        tokens = ilert.issue_tokens("acme", str(columns["username"]), scope)
+        known: dict[str, Any] = {kind: tokens[kind] for kind in ("access_token", "refresh_token")}
+        return connected_account(**{"scopes": scope, **known, **columns})
 
     return make
 

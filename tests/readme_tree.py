@@ -46,6 +46,11 @@ def section(title: str) -> nodes.section:
     return found
 
 
+def section_titles() -> list[str]:
+    """Of the topmost, in order."""
+    return [node[0].astext() for node in document().children if isinstance(node, nodes.section)]
+
+
 def rows(first_cell: str) -> dict[str, Row]:
     """The other cells of each row of any table whose first cell is like this."""
     found = [row for table in document().findall(nodes.table) for row in _rows(table)]

@@ -19,7 +19,7 @@ PATH = "/api/alert-sources/7"
 
 @pytest.fixture
 def session(user: User, fake_ilert: FakeIlert) -> Iterator[IlertSession]:
-    with IlertSession(connected_account(user)) as session:
+    with IlertSession(connected_account(user, scopes="source")) as session:
         yield session
 
 

@@ -46,6 +46,29 @@ def test_readme_renders_without_a_word_of_warning() -> None:
 # Tables
 
 
+def test_sections_stand_in_the_order_in_which_they_are_needed() -> None:
+    assert readme_tree.section_titles() == [
+        "Screenshots",
+        "Try it",
+        "What it does",
+        "Requirements",
+        "Installation",
+        "Usage",
+        "Settings",
+        "Keeping tokens fresh",
+        "Calling ilert",
+        "Signals",
+        "Errors and what to do",
+        "Checks",
+        "Security",
+        "Testing your project",
+        "Troubleshooting",
+        "Comparison",
+        "Contributing",
+        "Releasing",
+    ]
+
+
 def test_each_setting_is_described_with_its_default(settings: Any) -> None:
     described = readme_tree.rows(f"{PREFIX}[A-Z_]+")
     assert list(described) == NAMES

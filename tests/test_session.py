@@ -179,6 +179,17 @@ def test_a_401_is_answered_with_the_token_that_another_process_stored(
     assert ilert.token_requests == []
 
 
+def test_a_401_soon_after_a_refresh_is_answered_with_the_token_that_another_process_stored(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    account = make_account(refreshed_at=timezone.now() - timedelta(minutes=4))
+    ilert.expire_access_tokens()
+    flows.refresh(ConnectedAccount.objects.get(pk=account.pk), force=True)
+    with IlertSession(account) as session:
+        assert session.get("/api/users/current").status_code == 200
+    assert len(ilert.token_requests) == 1
+
+
 def test_a_401_stays_one_while_ilert_cannot_renew(
     session: IlertSession, ilert: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -223,11 +234,23 @@ def test_a_stream_is_not_sent_again(
     body: Callable[[], Any],
     status: int,
 ) -> None:
+    script(Reply(body=TOKEN), at=ILERT + client.TOKEN_PATH)
     adapter = script(Reply(status))
     with IlertSession(far_account) as session:
         assert session.post("/api/import", data=body()).status_code == status
     assert [seen.body for seen in adapter.seen] == [b"first second"]
     assert naps == []
+
+
+def test_a_401_to_a_stream_renews_the_token_for_what_comes_next(
+    far_account: ConnectedAccount, script: Script
+) -> None:
+    script(Reply(body=TOKEN), at=ILERT + client.TOKEN_PATH)
+    adapter = script(Reply(401), Reply(201))
+    with IlertSession(far_account) as session:
+        assert session.post("/api/import", data=chunks()).status_code == 401
+        assert session.post("/api/import", data=chunks()).status_code == 201
+    assert adapter.seen[1].headers["Authorization"] == "Bearer renewed-token"
 
 
 @pytest.mark.parametrize("status", [401, 429])
@@ -286,6 +309,26 @@ def test_patience_has_an_end(
     expected: list[float],
 ) -> None:
     script(Reply(429, headers={"Retry-After": asked}))
+    with IlertSession(far_account, max_wait=max_wait) as session:
+        assert session.get("/api/alerts").status_code == 429
+    assert naps == expected
+
+
+@pytest.mark.parametrize(
+    ("max_wait", "pick", "expected"),
+    [(9, min, []), (10, max, [10]), (20, min, [10, 10]), (25, max, [25]), (45, max, [30, 15])],
+)
+def test_a_429_without_a_time_is_waited_out_wherever_ten_seconds_are_left(
+    far_account: ConnectedAccount,
+    script: Script,
+    naps: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    max_wait: int,
+    pick: Callable[..., float],
+    expected: list[float],
+) -> None:
+    monkeypatch.setattr("random.uniform", pick)
+    script(Reply(429))
     with IlertSession(far_account, max_wait=max_wait) as session:
         assert session.get("/api/alerts").status_code == 429
     assert naps == expected
@@ -508,6 +551,34 @@ def test_what_is_handed_out_holds_no_token(
         replies
     )
     assert b"first-token" not in handed_out(response)
+
+
+def frames(error: BaseException | None) -> Iterator[Any]:
+    """Those of the error and of all that it holds."""
+    if isinstance(error, BaseException):
+        trace = error.__traceback__
+        while trace:
+            yield trace.tb_frame
+            trace = trace.tb_next
+        for inner in (error.__cause__, error.__context__, getattr(error, "reason", None)):
+            yield from frames(inner)
+        for inner in error.args:
+            yield from frames(inner)
+
+
+def test_the_frames_of_an_error_show_no_token(make_account: AccountFactory, settings: Any) -> None:
+    settings.ILERT_OAUTH_API_URL = "http://127.0.0.1:9"
+    account = make_account(access_token="first-token")
+    with IlertSession(account) as session, pytest.raises(requests.ConnectionError) as raised:
+        session.get("/api/alerts")
+    shown = [
+        f"{value!r} {getattr(value, 'headers', '')}"
+        for frame in frames(raised.value)
+        if frame.f_code.co_filename != __file__
+        for value in frame.f_locals.values()
+    ]
+    assert shown
+    assert not [text for text in shown if "first-token" in text]
 
 
 def test_a_pickled_answer_is_an_answer(far_account: ConnectedAccount, script: Script) -> None:
@@ -847,6 +918,43 @@ def test_items_without_an_id_are_told_apart_by_what_they_are(
     assert len(items) == len({json.dumps(item) for item in items}) == 3
 
 
+def test_an_item_that_comes_twice_on_one_page_is_listed_once(
+    far_account: ConnectedAccount, script: Script
+) -> None:
+    script(page_of(1, 1, 2), page_of())
+    with IlertSession(far_account) as session:
+        assert [item["id"] for item in session.list("/api/alerts")] == [1, 2]
+
+
+def test_items_without_an_id_of_their_own_are_all_listed(
+    far_account: ConnectedAccount, script: Script
+) -> None:
+    pages = [[{"id": None, "user": name} for name in page] for page in ("ab", "cd", "")]
+    script(*[Reply(body=page) for page in pages])
+    with IlertSession(far_account) as session:
+        assert [item["user"] for item in session.list("/api/on-calls")] == list("abcd")
+
+
+def test_new_items_that_never_end_are_not_fetched_for_ever(
+    far_account: ConnectedAccount, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_ilert_oauth.session.MOST_PAGES", 3)
+    adapter = script(*[Reply(body=[{"shift": number}]) for number in range(9)])
+    with IlertSession(far_account) as session:
+        items = session.list("/api/on-calls")
+        assert [next(items)["shift"] for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(requests.RequestException, match="/api/on-calls has not ended after 3"):
+            next(items)
+    assert len(adapter.seen) == 3
+
+
+def test_a_list_takes_the_parameters_of_the_query_only(session: IlertSession) -> None:
+    with pytest.raises(TypeError, match=r"not those of requests: \['params', 'timeout'\]"):
+        session.list("/api/alerts", params={"state": "OPEN"}, timeout=3)
+    with pytest.raises(ValueError, match="as keywords, not in the path"):
+        session.list("/api/alerts?state=OPEN")
+
+
 @pytest.mark.parametrize("body", [{"id": 1}, {}, None, "text", 7])
 def test_what_is_no_list_is_named_as_such(
     far_account: ConnectedAccount, script: Script, body: object
@@ -880,12 +988,13 @@ def test_a_list_that_is_refused_raises(make_account: AccountFactory) -> None:
     assert raised.value.code == "FORBIDDEN"
 
 
+@pytest.mark.parametrize("path", ["/api/users/current", "/api/alerts?link=https://shop.example/"])
 def test_the_path_of_the_api_s_address_is_kept(
-    make_account: AccountFactory, monkeypatch: pytest.MonkeyPatch, settings: Any
+    make_account: AccountFactory, monkeypatch: pytest.MonkeyPatch, settings: Any, path: str
 ) -> None:
     settings.ILERT_OAUTH_API_URL = "https://gateway.example/ilert"
     adapter = ScriptedAdapter(Reply())
     monkeypatch.setitem(client.adapters, "https://gateway.example", adapter)
     with IlertSession(make_account()) as session:
-        session.get("/api/users/current")
-    assert adapter.seen[0].url == "https://gateway.example/ilert/api/users/current"
+        session.get(path)
+    assert adapter.seen[0].url == f"https://gateway.example/ilert{path}"

@@ -13,6 +13,7 @@ import pytest
 import requests
 from django.contrib.auth.models import User
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
 from django.test import Client, override_settings
 from django.utils import timezone
 
@@ -48,7 +49,7 @@ def ilert(db: None) -> Iterator[FakeIlert]:
 
 @pytest.fixture
 def account(user: User, ilert: FakeIlert) -> ConnectedAccount:
-    return connected_account(user)
+    return connected_account(user, scopes="profile alert:w")
 
 
 @pytest.fixture
@@ -140,13 +141,15 @@ def test_a_walk_may_go_over_https(ilert: FakeIlert, browser: Client, settings: A
 
 
 def test_a_site_that_does_not_lead_to_ilert_is_told_so(ilert: FakeIlert) -> None:
-    with pytest.raises(AssertionError, match="led to /login/ and not to ilert's"):
+    with pytest.raises(AssertionError, match="led to /login/ and not to ilert"):
         ilert.authorize(Client())
 
 
-def test_a_site_that_leads_nowhere_is_told_so(ilert: FakeIlert) -> None:
-    with pytest.raises(AssertionError, match="led to no other page"):
-        ilert.callback_url("")
+def test_a_site_that_leads_nowhere_is_told_so(ilert: FakeIlert, user: User) -> None:
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(user)
+    with pytest.raises(AssertionError, match=r"led to a page of its own \(403\) and not to ilert"):
+        ilert.authorize(strict)
 
 
 @pytest.fixture
@@ -254,6 +257,52 @@ def test_without_a_token_nobody_is_let_in(ilert: FakeIlert) -> None:
         assert anybody.get(conf.api_url + PATH).status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("scope", "method", "path", "status"),
+    [
+        ("alert", "GET", "/api/alerts", 200),
+        ("alert", "HEAD", "/api/alerts/7", 200),
+        ("alert", "POST", "/api/alerts", 403),
+        ("alert:w", "PUT", "/api/alerts/7", 200),
+        ("alert:w", "DELETE", "/api/alerts/7", 403),
+        ("alert:d", "DELETE", "/api/alerts/7", 200),
+        ("source", "GET", "/api/alerts", 403),
+        ("schedule", "GET", "/api/on-calls", 200),
+        ("user", "GET", "/api/users/current", 403),
+        ("profile", "GET", "/api/users", 403),
+        ("profile", "GET", "/api/what-is-new", 200),
+        ("profile", "GET", "/events", 200),
+        ("wildcard:d", "DELETE", "/api/users/7", 200),
+    ],
+)
+def test_a_token_is_good_for_what_it_was_granted(
+    user: User, ilert: FakeIlert, scope: str, method: str, path: str, status: int
+) -> None:
+    ilert.answer(method, path, json=[])
+    with IlertSession(connected_account(user, scopes=scope)) as session:
+        answer = session.request(method, path)
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize("times", [None, 1])
+def test_answers_wait_for_a_token_that_is_good(
+    session: IlertSession, ilert: FakeIlert, times: int | None
+) -> None:
+    ilert.expire_access_tokens()
+    ilert.answer("GET", PATH, json=[1], times=times)
+    assert session.get(PATH).json() == [1]
+    assert paths(ilert) == ["alerts", "token", "alerts"]
+
+
+def test_everybody_has_a_number(user: User, ilert: FakeIlert) -> None:
+    numbers: list[int | None] = []
+    for name in ("grace", "ada", "grace"):
+        token = connected_account(user, username=name, tenant_id=str(len(numbers))).access_token
+        with open_client() as wire:
+            numbers.append(wire.current_user(token).id)
+    assert numbers == [1, 2, 1]
+
+
 def test_an_answer_stays_until_another_takes_its_place(
     session: IlertSession, ilert: FakeIlert
 ) -> None:
@@ -276,7 +325,7 @@ def test_answers_for_so_many_times_come_first_and_in_order(
 def test_a_list_pages_through_one_answer(session: IlertSession, ilert: FakeIlert) -> None:
     ilert.answer("GET", PATH, json=[{"id": 1}, {"id": 2}])
     assert list(session.list(PATH, states="PENDING")) == [{"id": 1}, {"id": 2}]
-    assert ilert.requests[0].query == {
+    assert ilert.requests[0].query.dict() == {
         "start-index": "0",
         "max-results": "50",
         "states": "PENDING",
@@ -333,7 +382,32 @@ def test_requests_are_kept_as_they_came(session: IlertSession, ilert: FakeIlert)
     session.post(PATH, params={"a": "b"}, json={"summary": "Fire"})
     (request,) = ilert.requests
     assert (request.method, request.path) == ("POST", PATH)
-    assert (request.query, request.json) == ({"a": "b"}, {"summary": "Fire"})
+    assert (request.query.dict(), request.json) == ({"a": "b"}, {"summary": "Fire"})
+
+
+def test_a_parameter_may_come_twice_or_be_empty(session: IlertSession, ilert: FakeIlert) -> None:
+    ilert.answer("GET", PATH, json=[])
+    session.get(PATH, params={"states": ["PENDING", "ACCEPTED"], "until": ""})
+    (request,) = ilert.requests
+    assert request.query.getlist("states") == ["PENDING", "ACCEPTED"]
+    assert request.query["until"] == ""
+
+
+def test_headers_are_kept_in_any_case(account: ConnectedAccount, ilert: FakeIlert) -> None:
+    ilert.answer("GET", PATH, json=[])
+    with IlertSession(account, team_context=7) as session:
+        session.get(PATH, headers={"Cookie": "a=secret"})
+    (request,) = ilert.requests
+    assert request.headers["Team-Context"] == "7"
+    assert not {"Authorization", "Cookie"} & request.headers.keys()
+
+
+def test_json_may_have_been_written_by_the_caller(session: IlertSession, ilert: FakeIlert) -> None:
+    ilert.answer("POST", PATH)
+    for body in ('{"summary": "Fire"}', b'{"summary": "Fire"}', "{"):
+        session.post(PATH, data=body, headers={"Content-Type": "application/json"})
+    fire = {"summary": "Fire"}
+    assert [request.json for request in ilert.requests] == [fire, fire, None]
 
 
 def test_what_is_no_json_is_not_kept(session: IlertSession, ilert: FakeIlert) -> None:
@@ -359,7 +433,7 @@ def test_paths_are_those_below_the_api_s_address(
 ) -> None:
     settings.ILERT_OAUTH_API_URL = "https://gateway.example/ilert"
     ilert.answer("GET", PATH, json=[])
-    with IlertSession(connected_account(user)) as session:
+    with IlertSession(connected_account(user, scopes="alert")) as session:
         assert session.get(PATH).json() == []
 
 
@@ -387,6 +461,22 @@ def test_nothing_reaches_the_network(url: str) -> None:
         with pytest.raises(AssertionError):
             anybody.get(url)
     assert "secret" not in str(raised.value)
+
+
+def test_no_adapter_of_a_session_leads_round_the_fake(account: ConnectedAccount) -> None:
+    with IlertSession(account) as session:
+        session.mount(conf.api_url, requests.adapters.HTTPAdapter())
+        with fake_ilert() as ilert:
+            ilert.answer("GET", PATH, json=["from the fake"])
+            assert session.get(PATH).json() == ["from the fake"]
+
+
+def test_commands_do_not_sleep_either(user: User, ilert: FakeIlert, transactional_db: None) -> None:
+    connected_account(user, expires_in=60)
+    ilert.answer("POST", client.TOKEN_PATH, status=429, headers={"Retry-After": "30"}, times=1)
+    call_command("refresh_ilert_tokens", verbosity=0)
+    assert ilert.waits == [30]
+    assert paths(ilert) == ["token", "token"]
 
 
 def test_an_adapter_that_was_mounted_before_comes_back_afterwards(

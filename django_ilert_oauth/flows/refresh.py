@@ -34,10 +34,11 @@ from .shared import fresh_token, own_copy
 def get_access_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> str:
     """A token good for longer than the margin (``ILERT_OAUTH_REFRESH_MARGIN``).
 
-    Without a query or a request while the stored one is. Where ilert cannot be reached, or was
-    asked less than ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago, the stored token is returned as long
-    as it is good at all. Raises ``ReconnectRequiredError``, ``IlertUnavailableError``,
-    ``IlertRejectedError``, ``EndpointMismatchError`` or ``TokenDecryptionError``.
+    Without a query or a request while the stored one is. Where ilert cannot be reached, the stored
+    token is returned as long as it is good at all; where ilert was asked less than
+    ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago, as it is. Raises ``ReconnectRequiredError``,
+    ``IlertUnavailableError``, ``IlertRejectedError``, ``EndpointMismatchError`` or
+    ``TokenDecryptionError``.
     """
     if token := fresh_token(account, margin=margin):
         return token
@@ -77,8 +78,9 @@ def renew(
 ) -> None:
     in_transaction = must_commit_apart()
     wait = Wait()
-    # A second connection is opened only where a look at the row says that the lease is free.
-    look_first = in_transaction or account.status != Status.CONNECTED
+    # A second connection is opened only where a look at the row says that the lease is free, and
+    # no refresh is put off only because of what this object remembers.
+    look_first = in_transaction or account.status != Status.CONNECTED or unless(account)
     leased = reread(account) if look_first else False
     while True:
         require_grant(account)

@@ -133,6 +133,17 @@ def test_the_setting_moves_the_five_minutes(
     assert len(ilert.token_requests) == 2
 
 
+def test_an_object_that_remembers_a_refresh_takes_the_token_that_was_stored_since(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
+    flows.refresh(account)
+    stale = ConnectedAccount.objects.get()
+    flows.refresh(account, force=True)
+    stale.access_token_expires_at = timezone.now()
+    assert flows.get_access_token(stale) == account.access_token
+    assert len(ilert.token_requests) == 2
+
+
 def test_a_token_that_expires_too_soon_to_renew_is_returned_as_it_is(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
