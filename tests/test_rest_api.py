@@ -24,6 +24,12 @@ def test_users_are_listed_and_read(make_account: AccountFactory) -> None:
         assert ilert.get(f"/api/users/{users[1]['id']}").json() == users[1]
 
 
+def test_a_team_is_named_with_each_request(make_account: AccountFactory, ilert: StandIn) -> None:
+    with IlertSession(make_account(granted_scope="schedule"), team_context=7) as session:
+        list(session.list("/api/schedules"))
+    assert {request.headers["Team-Context"] for request in ilert.requests} == {"7"}
+
+
 def test_an_alert_source_is_created_listed_edited_and_deleted(make_account: AccountFactory) -> None:
     with IlertSession(make_account(granted_scope="source:d")) as ilert:
         made = ilert.post("/api/alert-sources", json=SOURCE).json()

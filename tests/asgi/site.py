@@ -22,4 +22,13 @@ async def many(request: HttpRequest, pk: int) -> HttpResponse:
     return JsonResponse(await asyncio.gather(*calls), safe=False)
 
 
-urlpatterns = [path("<int:pk>/one/", one), path("<int:pk>/many/", many)]
+async def renewed(request: HttpRequest, pk: int) -> HttpResponse:
+    account = await flows.arefresh(await ConnectedAccount.objects.aget(pk=pk))
+    return JsonResponse([account.access_token], safe=False)
+
+
+urlpatterns = [
+    path("<int:pk>/one/", one),
+    path("<int:pk>/many/", many),
+    path("<int:pk>/renewed/", renewed),
+]

@@ -147,6 +147,7 @@ def workers(
         "FLEET_DATABASE": str(connection.settings_dict["NAME"]),
         "FLEET_ILERT": settings.ILERT_OAUTH_API_URL,
         "FLEET_ORDER_TO_DIE": str(tmp_path / "die"),
+        "FLEET_PACE": "6000",
     }
     workers = Workers(os.environ | facts, tmp_path)
     yield workers

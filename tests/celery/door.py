@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterable
 from io import BytesIO
@@ -22,7 +23,8 @@ class Door:
     def __init__(self, standin: StandIn) -> None:
         self._standin = standin
         self._lock = Lock()
-        self._arrived = 0
+        #: When the requests came, by the monotonic clock.
+        self.arrivals: list[float] = []
         self.shut_at: int | None = None
         self.open = Event()
         self._waiting: list[tuple[str, socket.socket]] = []
@@ -44,8 +46,8 @@ class Door:
 
     def _must_wait(self, worker: str, sender: socket.socket) -> bool:
         with self._lock:
-            self._arrived += 1
-            is_shut = self.shut_at is not None and self._arrived >= self.shut_at
+            self.arrivals.append(time.monotonic())
+            is_shut = self.shut_at is not None and len(self.arrivals) >= self.shut_at
             if is_shut and not self.open.is_set():
                 self._waiting.append((worker, sender))
             return is_shut

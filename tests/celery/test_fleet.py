@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable
 
@@ -76,6 +77,27 @@ def test_a_worker_killed_midway_costs_no_account_and_no_second_request(
     said = workers.log
     assert said.count("succeeded") > 0
     assert [secret for secret in secrets if secret in said] == []
+
+
+def test_two_workers_together_keep_the_pace_at_the_token_endpoint(
+    make_due: MakeDue, door: Door, workers: Workers
+) -> None:
+    """Ten a second. What piles up while the machine is busy comes at once, so twice as many may."""
+    make_due(150)
+    workers.environment["FLEET_PACE"] = "600"
+    for _ in range(2):
+        workers.start()
+    eventually(lambda: workers.log.count(" ready.") == 2, workers)
+    refresh_expiring_tokens.delay()
+    eventually(lambda: left() == 0, workers)
+    first, *_others, last = door.arrivals
+    assert 13 < last - first < 30
+    assert max(arrived_within(5, door.arrivals)) <= 100
+
+
+def arrived_within(seconds: float, arrivals: list[float]) -> list[int]:
+    """How many in that time from each arrival on."""
+    return [bisect(arrivals, start + seconds) - index for index, start in enumerate(arrivals)]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
