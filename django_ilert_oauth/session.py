@@ -16,11 +16,11 @@ from requests.adapters import BaseAdapter
 from requests.auth import AuthBase
 from urllib3.util import Retry
 
-from . import client, flows
-from .answers import IlertHTTPError, IlertResponse, item_key, items_of
+from . import flows, transport
 from .conf import conf
 from .exceptions import EndpointMismatchError, IlertOAuthError
 from .models import ConnectedAccount
+from .rest_answers import IlertHTTPError, IlertResponse, item_key, items_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class IlertSession(requests.Session):
         self.headers["Accept"] = "application/json"
         if team_context is not None:
             self.headers["team-context"] = str(team_context)
-        for prefix, adapter in client.adapters.items():
+        for prefix, adapter in transport.adapters.items():
             self.mount(prefix, adapter)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -135,7 +135,7 @@ class _OnlyAtIlert(AuthBase):
         # The prepared URL: what urllib3 connects to, however the caller spelt it.
         if _origin(request.url or "") != _origin(self._account.api_url):
             raise EndpointMismatchError("An account's token goes only to the ilert that issued it.")
-        client.require_safe(request.url or "")
+        transport.require_safe(request.url or "")
         return request
 
 
@@ -168,19 +168,19 @@ class _TokenAdapter(BaseAdapter):
     def _token(self, url: str) -> str:
         if _origin(url) != _origin(self._account.api_url):
             return ""
-        client.require_safe(url)
+        transport.require_safe(url)
         return flows.get_access_token(self._account)
 
     def _send_once(
         self, request: requests.PreparedRequest, token: str, **kwargs: Any
     ) -> requests.Response:
-        sent = client.authorized(request.copy(), token) if token else request
-        kwargs["proxies"] = {**kwargs["proxies"], **client.proxies_for(request.url or "")}
+        sent = transport.authorized(request.copy(), token) if token else request
+        kwargs["proxies"] = {**kwargs["proxies"], **transport.proxies_for(request.url or "")}
         try:
             response = self._mounted.send(sent, **kwargs)
         except BaseException as error:
             del sent  # or the frame would show it
-            failure = client.bare(error)
+            failure = transport.bare(error)
         else:
             response.request = request
             if type(response) is requests.Response:
@@ -226,9 +226,9 @@ class _Tries:
         return _has_other_token(self._account, refused)
 
     def _wish(self, request: requests.PreparedRequest, response: requests.Response) -> float | None:
-        asked = client.retry_after(response.headers.get("Retry-After"))
+        asked = transport.retry_after(response.headers.get("Retry-After"))
         if response.status_code == 429:
-            return client.pause_after_429(asked, most=self._left)
+            return transport.pause_after_429(asked, most=self._left)
         is_idempotent = request.method in Retry.DEFAULT_ALLOWED_METHODS
         if response.status_code not in TROUBLE or not is_idempotent:
             return None

@@ -27,9 +27,9 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPResponse
 
-from . import client as wire
 from . import scopes as scope_names
-from . import session
+from . import session, transport
+from .client import AUTHORIZE_PATH
 from .conf import PREFIX, conf
 from .flows.pace import Pace
 from .models import ConnectedAccount, Reason, Status
@@ -91,7 +91,7 @@ def fake_ilert() -> Iterator[FakeIlert]:
     missing = missing_settings()
     with (
         override_settings(**missing) if missing else nullcontext(),
-        mock.patch.dict(wire.adapters, {"https://": adapter, "http://": adapter}, clear=True),
+        mock.patch.dict(transport.adapters, {"https://": adapter, "http://": adapter}, clear=True),
         mock.patch.object(session.IlertSession, "_mounted", lambda session, url: adapter),
         mock.patch.object(session, "wait", fake.waits.append),
         mock.patch.object(Pace, "pause", lambda pace, seconds: fake.waits.append(seconds)),
@@ -195,7 +195,7 @@ class FakeIlert(Grants):
         """Where ilert sends the user's browser, once the user has decided."""
         parts = urlsplit(authorize_url)
         asked = dict(parse_qsl(parts.query))
-        if not parts.path.endswith(wire.AUTHORIZE_PATH):
+        if not parts.path.endswith(AUTHORIZE_PATH):
             raise AssertionError(
                 f"The site led to {parts.path} and not to ilert. Is the user logged in?"
             )

@@ -18,14 +18,16 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 import pytest
 import requests
 
-from django_ilert_oauth import client
-from django_ilert_oauth.client import CurrentUser, IlertClient, TokenAnswer, TokenInfo
+from django_ilert_oauth import client, oauth_answers
+from django_ilert_oauth.client import IlertClient
 from django_ilert_oauth.exceptions import (
     IlertOAuthError,
     IlertRejectedError,
     IlertUnavailableError,
 )
+from django_ilert_oauth.oauth_answers import CurrentUser, TokenAnswer, TokenInfo
 from django_ilert_oauth.secret import Secret
+from django_ilert_oauth.transport import adapters, open_session, require_safe, retry_after
 from tests import seed
 from tests.wire import RawServer, Reply, Scripted, raw_server, reset, saying
 
@@ -67,7 +69,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         transport = Scripted(content, status, named)
-        monkeypatch.setitem(client.adapters, API_URL, transport)
+        monkeypatch.setitem(adapters, API_URL, transport)
         return transport
 
     return mount
@@ -220,7 +222,7 @@ def test_nothing_is_sent_over_plain_http_to_another_machine(
     monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     transport = Scripted(b"{}")
-    monkeypatch.setitem(client.adapters, "http://", transport)
+    monkeypatch.setitem(adapters, "http://", transport)
     with pytest.raises(IlertOAuthError) as caught:
         ask(call, api_url="http://api.ilert.com")
     assert caught.value.code == "insecure_endpoint"
@@ -244,7 +246,7 @@ def test_nothing_is_sent_over_plain_http_to_another_machine(
 )
 def test_what_only_looks_like_this_machine_is_not_safe(url: str) -> None:
     with pytest.raises(IlertOAuthError):
-        client.require_safe(url)
+        require_safe(url)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_what_only_looks_like_this_machine_is_not_safe(url: str) -> None:
     ],
 )
 def test_https_and_this_machine_are_safe(url: str) -> None:
-    client.require_safe(url)
+    require_safe(url)
 
 
 def test_what_is_meant_for_this_machine_does_not_go_to_a_proxy(
@@ -364,10 +366,10 @@ LIFETIMES: list[tuple[str, int | None]] = [
     ("0", 0),
     ("-5", 0),
     ("-Infinity", 0),
-    ("1e30", client.MAX_LIFETIME),
-    ("1" + "0" * 30, client.MAX_LIFETIME),
-    ("Infinity", client.MAX_LIFETIME),
-    ("1" + "0" * 400, client.MAX_LIFETIME),
+    ("1e30", oauth_answers.MAX_LIFETIME),
+    ("1" + "0" * 30, oauth_answers.MAX_LIFETIME),
+    ("Infinity", oauth_answers.MAX_LIFETIME),
+    ("1" + "0" * 400, oauth_answers.MAX_LIFETIME),
     ("NaN", None),
     ("null", None),
     ("true", None),
@@ -389,7 +391,7 @@ def test_an_odd_lifetime_never_raises(
 
 
 def test_the_longest_lifetime_is_a_date_that_python_knows() -> None:
-    assert datetime.now(UTC) + timedelta(seconds=client.MAX_LIFETIME) < datetime.max.replace(
+    assert datetime.now(UTC) + timedelta(seconds=oauth_answers.MAX_LIFETIME) < datetime.max.replace(
         tzinfo=UTC
     )
 
@@ -617,23 +619,23 @@ def test_retry_after_comes_along_with_any_transient_answer(
 
 def test_retry_after_may_be_a_date() -> None:
     in_a_minute = format_datetime(datetime.now(UTC) + timedelta(minutes=1), usegmt=True)
-    assert client.retry_after(in_a_minute) == pytest.approx(60, abs=2)
+    assert retry_after(in_a_minute) == pytest.approx(60, abs=2)
 
 
 @pytest.mark.parametrize("past", ["Wed, 21 Oct 2015 07:28:00 GMT", "0", " 0 "])
 def test_retry_after_is_never_negative(past: str) -> None:
-    assert client.retry_after(past) == 0
+    assert retry_after(past) == 0
 
 
 @pytest.mark.parametrize(
     "garbage", [None, "", "soon", "-5", "1.5", "²", "١", "Mon,", "Mon, 99 Foo 0000 00:00:00 GMT"]
 )
 def test_retry_after_may_be_absent_or_garbage(garbage: str | None) -> None:
-    assert client.retry_after(garbage) is None
+    assert retry_after(garbage) is None
 
 
 def test_a_long_retry_after_is_bounded() -> None:
-    assert client.retry_after("9" * 5000) == 999_999_999
+    assert retry_after("9" * 5000) == 999_999_999
 
 
 # The wire breaks
@@ -789,7 +791,7 @@ def test_leaving_the_client_closes_its_connections(answering: Answering) -> None
 
 def test_a_transport_serves_only_the_urls_it_is_mounted_for(answering: Answering) -> None:
     transport = answering({})
-    session = client.open_session()
+    session = open_session()
     assert session.get_adapter(f"{API_URL}/api/users/current") is transport
     assert isinstance(session.get_adapter("https://example.com"), requests.adapters.HTTPAdapter)
     assert session.get_adapter("https://example.com") is not transport

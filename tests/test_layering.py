@@ -13,7 +13,7 @@ PACKAGE = Path(django_ilert_oauth.__file__).parent
 #: design.md's picture from the bottom up.
 LAYERS = [
     {"secret", "exceptions", "scopes", "signed_scopes", "signals", "conf", "checks", "apps", ""},
-    {"client", "answers"},
+    {"client", "transport", "oauth_answers", "rest_answers"},
     {"crypto", "fields", "state", "models"},
     {"flows"},
     {"admin", "choice", "decorators", "explanations", "forms", "links", "management", "session"}
@@ -102,7 +102,7 @@ def test_imports_make_no_circle() -> None:
 
 
 def test_the_graph_knows_the_imports_there_are() -> None:
-    assert {"flows", "client", "conf"} <= GRAPH["session"]
+    assert {"flows", "transport", "conf"} <= GRAPH["session"]
     assert {"state", "scopes", "flows.base"} <= GRAPH["flows.connect"]
     assert {"flows.base", "flows.run", "models"} <= GRAPH["management.bulk_command"]
     assert {"flows", "management.bulk_command"} <= GRAPH["management.commands.refresh_ilert_tokens"]

@@ -16,7 +16,7 @@ import pytest
 import requests
 from django.utils import timezone
 
-from django_ilert_oauth import client, flows
+from django_ilert_oauth import client, flows, transport
 from django_ilert_oauth.exceptions import (
     EndpointMismatchError,
     IlertOAuthError,
@@ -46,7 +46,7 @@ Script = Callable[..., ScriptedAdapter]
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     def mount(*replies: Reply, at: str = ILERT + "/api/") -> ScriptedAdapter:
         adapter = ScriptedAdapter(*replies)
-        monkeypatch.setitem(client.adapters, at, adapter)
+        monkeypatch.setitem(transport.adapters, at, adapter)
         return adapter
 
     return mount
@@ -598,7 +598,7 @@ def test_the_request_of_an_error_holds_no_token(
             assert "first-token" in request.headers["Authorization"]
             raise requests.ConnectionError("lost", request=request)
 
-    monkeypatch.setitem(client.adapters, ILERT, Unreachable())
+    monkeypatch.setitem(transport.adapters, ILERT, Unreachable())
     with IlertSession(far_account) as session, pytest.raises(requests.ConnectionError) as raised:
         session.get("/api/alerts")
     request = raised.value.request
@@ -661,7 +661,7 @@ def test_an_adapter_may_answer_with_a_kind_of_its_own(
             answer.__class__ = Answer
             return answer
 
-    monkeypatch.setitem(client.adapters, ILERT, Own())
+    monkeypatch.setitem(transport.adapters, ILERT, Own())
     with IlertSession(far_account) as session:
         assert type(session.get("/api/alerts")) is Answer
 
@@ -994,7 +994,7 @@ def test_the_path_of_the_api_s_address_is_kept(
 ) -> None:
     settings.ILERT_OAUTH_API_URL = "https://gateway.example/ilert"
     adapter = ScriptedAdapter(Reply())
-    monkeypatch.setitem(client.adapters, "https://gateway.example", adapter)
+    monkeypatch.setitem(transport.adapters, "https://gateway.example", adapter)
     with IlertSession(make_account()) as session:
         session.get(path)
     assert adapter.seen[0].url == f"https://gateway.example/ilert{path}"

@@ -17,7 +17,7 @@ from django.core.management import call_command
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from django_ilert_oauth import client, flows, testing
+from django_ilert_oauth import client, flows, testing, transport
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import (
     IlertRejectedError,
@@ -253,7 +253,7 @@ def test_a_refresh_token_is_no_access_token(account: ConnectedAccount) -> None:
 
 def test_without_a_token_nobody_is_let_in(ilert: FakeIlert) -> None:
     ilert.answer("GET", PATH, json=[])
-    with client.open_session() as anybody:
+    with transport.open_session() as anybody:
         assert anybody.get(conf.api_url + PATH).status_code == 401
 
 
@@ -457,7 +457,7 @@ def test_the_first_failure_is_the_one_that_is_seen(user: User) -> None:
 )
 def test_nothing_reaches_the_network(url: str) -> None:
     with pytest.raises(AssertionError, match="has no answer") as raised, fake_ilert():
-        anybody = client.open_session()
+        anybody = transport.open_session()
         with pytest.raises(AssertionError):
             anybody.get(url)
     assert "secret" not in str(raised.value)
@@ -483,10 +483,10 @@ def test_an_adapter_that_was_mounted_before_comes_back_afterwards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mine = requests.adapters.HTTPAdapter()
-    monkeypatch.setitem(client.adapters, "https://api.ilert.com/api/", mine)
+    monkeypatch.setitem(transport.adapters, "https://api.ilert.com/api/", mine)
     with fake_ilert():
-        assert mine not in client.open_session().adapters.values()
-    assert client.adapters == {"https://api.ilert.com/api/": mine}
+        assert mine not in transport.open_session().adapters.values()
+    assert transport.adapters == {"https://api.ilert.com/api/": mine}
 
 
 @override_settings(**LACKING)

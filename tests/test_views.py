@@ -19,7 +19,7 @@ from django.test import Client
 from requests.adapters import HTTPAdapter
 
 from django_ilert_oauth import client as wire
-from django_ilert_oauth import signed_scopes, views
+from django_ilert_oauth import signed_scopes, transport, views
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from ilert_standin import StandIn
 from ilert_standin.browser import authorize
@@ -822,7 +822,7 @@ def meanwhile(
     ilert: StandIn, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[str], None]], None]:
     def do(act: Callable[[str], None]) -> None:
-        monkeypatch.setitem(wire.adapters, settings.ILERT_OAUTH_API_URL, Meanwhile(act))
+        monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, Meanwhile(act))
 
     return do
 

@@ -1,4 +1,4 @@
-"""What can be done to an account: they alone write tokens and send signals."""
+"""What can be done to an account. Flows alone write tokens and send signals."""
 
 from .asynchronous import aget_access_token, arefresh
 from .bulk import BulkResult, refresh_many

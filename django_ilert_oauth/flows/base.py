@@ -10,10 +10,11 @@ from django.db import connections, models, router, transaction
 from django.dispatch import Signal
 from django.utils import timezone
 
-from django_ilert_oauth.client import IlertClient, TokenAnswer
+from django_ilert_oauth.client import IlertClient
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import EndpointMismatchError
 from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet, PendingRevocation
+from django_ilert_oauth.oauth_answers import TokenAnswer
 
 Model = TypeVar("Model", bound=models.Model)
 

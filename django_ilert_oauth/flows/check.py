@@ -11,9 +11,10 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from django_ilert_oauth.client import IlertClient, TokenInfo
+from django_ilert_oauth.client import IlertClient
 from django_ilert_oauth.exceptions import IlertRejectedError, IlertUnavailableError
 from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.oauth_answers import TokenInfo
 
 from .base import TOKEN_COLUMNS, account_rows, columns, database, open_client, require_same_ilert
 from .refresh import Wait, is_too_early, renew, reread

@@ -17,14 +17,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 
 from django_ilert_oauth import scopes as scope_names
 from django_ilert_oauth import state
-from django_ilert_oauth.client import (
-    CurrentUser,
-    IlertClient,
-    TokenAnswer,
-    TokenInfo,
-    authorization_url,
-    error_code,
-)
+from django_ilert_oauth.client import IlertClient, authorization_url
 from django_ilert_oauth.conf import conf, is_tenant
 from django_ilert_oauth.exceptions import (
     AuthorizationDeniedError,
@@ -33,6 +26,7 @@ from django_ilert_oauth.exceptions import (
     StateError,
 )
 from django_ilert_oauth.models import ConnectedAccount, Status
+from django_ilert_oauth.oauth_answers import CurrentUser, TokenAnswer, TokenInfo, error_code
 from django_ilert_oauth.secret import Secret
 from django_ilert_oauth.signals import account_connected
 

@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q
 
-from django_ilert_oauth.client import ERROR_CODES, TRANSIENT_CODES
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import (
     IlertRejectedError,
@@ -23,6 +22,7 @@ from django_ilert_oauth.exceptions import (
     ReconnectRequiredError,
 )
 from django_ilert_oauth.models import ConnectedAccount, DatabaseTime, Status
+from django_ilert_oauth.oauth_answers import ERROR_CODES, TRANSIENT_CODES
 
 from .apart import Side, committing_apart, must_commit_apart, warn_of_rollback
 from .base import account_rows, require_same_ilert

@@ -12,13 +12,14 @@ from django.db import transaction
 from django.dispatch import Signal
 from django.utils import timezone
 
-from django_ilert_oauth.client import IlertClient, TokenAnswer
+from django_ilert_oauth.client import IlertClient
 from django_ilert_oauth.exceptions import (
     IlertOAuthError,
     IlertRejectedError,
     ReconnectRequiredError,
 )
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
+from django_ilert_oauth.oauth_answers import TokenAnswer
 from django_ilert_oauth.signals import account_refresh_failed, account_refreshed, account_revoked
 
 from .base import account_rows, announce, database, open_client, take_tokens

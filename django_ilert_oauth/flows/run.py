@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from django_ilert_oauth.client import IlertClient, pause_after_429
+from django_ilert_oauth.client import IlertClient
 from django_ilert_oauth.exceptions import (
     IlertOAuthError,
     IlertRejectedError,
@@ -23,6 +23,7 @@ from django_ilert_oauth.exceptions import (
     ReconnectRequiredError,
 )
 from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.transport import pause_after_429
 
 from .apart import in_transaction
 from .base import database, open_client

@@ -13,7 +13,7 @@ from celery.signals import task_prerun
 from django.conf import settings
 from requests.adapters import HTTPAdapter
 
-from django_ilert_oauth import client
+from django_ilert_oauth import transport
 from tests.celery.fleet import fleet_app
 
 settings.DATABASES["default"]["NAME"] = os.environ["FLEET_DATABASE"]
@@ -30,7 +30,7 @@ class Signing(HTTPAdapter):
         return super().send(request, *args, **kwargs)
 
 
-client.adapters["http://"] = Signing()
+transport.adapters["http://"] = Signing()
 app = fleet_app(os.environ["CELERY_BROKER_URL"], os.environ["FLEET_NAME"])
 
 

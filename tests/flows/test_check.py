@@ -13,7 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 from requests.adapters import HTTPAdapter
 
-from django_ilert_oauth import client, crypto, flows
+from django_ilert_oauth import client, crypto, flows, transport
 from django_ilert_oauth.exceptions import (
     EndpointMismatchError,
     IlertOAuthError,
@@ -50,7 +50,7 @@ def row() -> dict[str, Any]:
 @pytest.fixture
 def mount(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Callable[[HTTPAdapter], None]:
     def mount(adapter: HTTPAdapter) -> None:
-        monkeypatch.setitem(client.adapters, settings.ILERT_OAUTH_API_URL, adapter)
+        monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, adapter)
 
     return mount
 

@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
 
-from django_ilert_oauth import client, flows
+from django_ilert_oauth import flows, transport
 from django_ilert_oauth.exceptions import (
     IlertOAuthError,
     IlertRejectedError,
@@ -42,7 +42,7 @@ def slow(ilert: StandIn) -> None:
 @pytest.fixture
 def acting(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Callable[..., None]:
     def mount(**acts: Callable[[], object]) -> None:
-        monkeypatch.setitem(client.adapters, settings.ILERT_OAUTH_API_URL, Acting(**acts))
+        monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, Acting(**acts))
 
     return mount
 

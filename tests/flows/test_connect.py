@@ -15,7 +15,7 @@ from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest
 from django.test import Client, RequestFactory
 
-from django_ilert_oauth import client, flows
+from django_ilert_oauth import flows, transport
 from django_ilert_oauth.exceptions import (
     AuthorizationDeniedError,
     IlertOAuthError,
@@ -507,7 +507,7 @@ def test_an_address_that_changes_while_a_code_is_exchanged_counts_from_the_next_
     def change() -> None:
         settings.ILERT_OAUTH_API_URL = "http://127.0.0.1:1"
 
-    monkeypatch.setitem(client.adapters, before, Acting(before=change))
+    monkeypatch.setitem(transport.adapters, before, Acting(before=change))
     account = flows.finish_connect(make_request(callback))
     assert (account.api_url, ilert.live_refresh_tokens("acme", "grace")) == (before, 1)
 

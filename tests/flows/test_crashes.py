@@ -11,7 +11,7 @@ import pytest
 from django.db import OperationalError, connection, transaction
 from django.db.backends.signals import connection_created
 
-from django_ilert_oauth import client, flows
+from django_ilert_oauth import flows, transport
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import Fault, StandIn
 from tests.flows.beside import Acting, beside, lapse_leases, stored, stored_tokens
@@ -119,7 +119,7 @@ def test_a_holder_that_is_late_writes_its_answer_where_nobody_has_taken_the_leas
     expired_account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
     adapter = Acting(after=lapse_leases)
-    monkeypatch.setitem(client.adapters, settings.ILERT_OAUTH_API_URL, adapter)
+    monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, adapter)
     token = flows.get_access_token(expired_account)
     assert token == stored_tokens(expired_account)[0]
 
@@ -131,7 +131,7 @@ def test_a_caller_that_is_interrupted_gives_the_lease_back(
         raise KeyboardInterrupt
 
     adapter = Acting(before=interrupt)
-    monkeypatch.setitem(client.adapters, settings.ILERT_OAUTH_API_URL, adapter)
+    monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, adapter)
     with pytest.raises(KeyboardInterrupt):
         flows.get_access_token(expired_account)
     assert not is_leased(expired_account)
@@ -227,7 +227,7 @@ def test_a_connection_that_breaks_during_the_request_loses_no_token(
 ) -> None:
     ilert.options.rotate = True
     adapter = Acting(after=lost_connection)
-    monkeypatch.setitem(client.adapters, settings.ILERT_OAUTH_API_URL, adapter)
+    monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, adapter)
     token = flows.get_access_token(expired_account)
     assert "could not be stored; trying again" in caplog.text
     assert len(ilert.token_requests) == 1

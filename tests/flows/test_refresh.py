@@ -13,7 +13,7 @@ from django.db import connection
 from django.utils import timezone
 from requests.adapters import HTTPAdapter
 
-from django_ilert_oauth import client, flows
+from django_ilert_oauth import flows, transport
 from django_ilert_oauth.exceptions import (
     EndpointMismatchError,
     IlertRejectedError,
@@ -338,7 +338,7 @@ class SlowAdapter(HTTPAdapter):
 @pytest.fixture
 def slow_ilert(ilert: StandIn, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
     def slow(act: Callable[[], object]) -> None:
-        monkeypatch.setitem(client.adapters, settings.ILERT_OAUTH_API_URL, SlowAdapter(act))
+        monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, SlowAdapter(act))
 
     return slow
 

@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import path
 
-from django_ilert_oauth import client, flows
+from django_ilert_oauth import flows, transport
 from django_ilert_oauth.exceptions import IlertOAuthError, IlertUnavailableError
 from django_ilert_oauth.flows import apart
 from django_ilert_oauth.models import ConnectedAccount
@@ -63,7 +63,7 @@ def during_the_request(
 ) -> Callable[[Callable[[], object]], None]:
     def mount(act: Callable[[], object]) -> None:
         adapter = Acting(after=act)
-        monkeypatch.setitem(client.adapters, settings.ILERT_OAUTH_API_URL, adapter)
+        monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, adapter)
 
     return mount
 

@@ -19,7 +19,7 @@ from django.conf import settings
 from django.db import connection, connections
 from requests.adapters import HTTPAdapter
 
-from django_ilert_oauth import client, flows, signals
+from django_ilert_oauth import flows, signals, transport
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import IlertOAuthError
 from django_ilert_oauth.models import ConnectedAccount
@@ -125,7 +125,7 @@ def _carry_out(order: Order, pipe: Connection[Any, Any]) -> None:
     connections.settings["default"]["NAME"] = order.database
     for name, value in order.settings.items():
         setattr(settings, name, value)
-    client.adapters[conf.api_url] = _Holding(order.hold, pipe)
+    transport.adapters[conf.api_url] = _Holding(order.hold, pipe)
     account = ConnectedAccount.objects.get(pk=order.pk)
     pipe.send("ready")
     pipe.recv()

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import django_ilert_oauth
-from django_ilert_oauth import client, flows
+from django_ilert_oauth import flows, oauth_answers
 from django_ilert_oauth.client import IlertClient
 from django_ilert_oauth.conf import NAMES
 from django_ilert_oauth.exceptions import IlertOAuthError, IlertUnavailableError
@@ -101,7 +101,7 @@ def test_a_gzip_bomb_is_unpacked_up_to_a_bound(
     encoding = ", ".join(["gzip"] * layers).encode()
     head = HEAD + b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (encoding, len(bomb))
     parsed: list[object] = []
-    monkeypatch.setattr(client, "_parse", parsed.append)
+    monkeypatch.setattr(oauth_answers, "_parse", parsed.append)
     with raw_server(lambda connection, _: connection.sendall(head + bomb)) as server:
         assert unavailable(server.url, call).code == "unusable_answer"
     assert parsed == []

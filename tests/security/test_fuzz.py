@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 
-from django_ilert_oauth import client, flows
+from django_ilert_oauth import flows, transport
 from django_ilert_oauth.exceptions import IlertOAuthError, ReconnectRequiredError
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 
@@ -73,7 +73,7 @@ class Answers(HTTPAdapter):
 def answers(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Answers:
     settings.ILERT_OAUTH_API_URL = API_URL
     adapter = Answers()
-    monkeypatch.setitem(client.adapters, API_URL, adapter)
+    monkeypatch.setitem(transport.adapters, API_URL, adapter)
     return adapter
 
 
@@ -347,5 +347,5 @@ def test_any_callback_ends_on_a_page_of_the_site_that_repeats_nothing(
     )
 )
 def test_any_retry_after_is_understood_or_ignored(value: str) -> None:
-    seconds = client.retry_after(value)
+    seconds = transport.retry_after(value)
     assert seconds is None or seconds >= 0

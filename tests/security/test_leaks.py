@@ -22,7 +22,7 @@ from django.contrib.auth.models import User
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from django_ilert_oauth import client, flows, tasks
+from django_ilert_oauth import flows, tasks, transport
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.session import IlertSession
 from ilert_standin import Fault, StandIn
@@ -156,16 +156,16 @@ ENDPOINTS = {
 }
 
 
-def transport(make: Callable[[str], Any]) -> Callable[[str], Trouble]:
+def travelling(make: Callable[[str], Any]) -> Callable[[str], Trouble]:
     def at(endpoint: str) -> Trouble:
         @contextmanager
         def mounted(world: World) -> Iterator[None]:
             url = world.settings.ILERT_OAUTH_API_URL
-            client.adapters[url] = make(endpoint)
+            transport.adapters[url] = make(endpoint)
             try:
                 yield
             finally:
-                del client.adapters[url]
+                del transport.adapters[url]
 
         return mounted
 
@@ -186,11 +186,11 @@ def standin_fault(fault: Fault) -> Callable[[str], Trouble]:
 
 
 def raising(error: BaseException) -> Callable[[str], Trouble]:
-    return transport(lambda endpoint: interrupted(endpoint, error))
+    return travelling(lambda endpoint: interrupted(endpoint, error))
 
 
 def echoing(status: int) -> Callable[[str], Trouble]:
-    return transport(lambda endpoint: echo(endpoint, status))
+    return travelling(lambda endpoint: echo(endpoint, status))
 
 
 TROUBLES: dict[str, Callable[[str], Trouble]] = {
@@ -430,7 +430,7 @@ def test_no_message_to_a_worker_holds_a_secret(
     tasks.refresh_expiring_tokens.delay()
     tasks.refresh_expiring_tokens()
     url = world.settings.ILERT_OAUTH_API_URL
-    monkeypatch.setitem(client.adapters, url, echo("/token", 503))
+    monkeypatch.setitem(transport.adapters, url, echo("/token", 503))
     worked_on: Any = tasks.refresh_account
     worked_on.push_request(id="a", args=[account.pk], called_directly=False)
     with pytest.raises(Retry):
@@ -453,7 +453,7 @@ def test_no_stored_result_of_a_task_holds_a_secret(
     account = world.make_account(access_token_expires_at=timezone.now())
     if status == "FAILURE":
         url = world.settings.ILERT_OAUTH_API_URL
-        monkeypatch.setitem(client.adapters, url, interrupted("/token", MemoryError()))
+        monkeypatch.setitem(transport.adapters, url, interrupted("/token", MemoryError()))
     outcome = tasks.refresh_account.apply((account.pk,), ignore_result=False)
     kept = celery.backend.get_task_meta(outcome.id)
     assert kept["status"] == status

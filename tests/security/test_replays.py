@@ -11,7 +11,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from django_ilert_oauth import client, state
+from django_ilert_oauth import state, transport
 from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
@@ -94,7 +94,7 @@ def test_a_callback_while_another_has_the_attempt_sends_nothing_and_says_so(
 ) -> None:
     other, pages = twin(visitor), list[Any]()
     meanwhile = Acting(before=lambda: pages.append(other.get(callback_url, follow=True)))
-    monkeypatch.setitem(client.adapters, settings.ILERT_OAUTH_API_URL, meanwhile)
+    monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, meanwhile)
     assert visitor.get(callback_url)["Location"] == "/after/"
     [page] = pages
     assert page.redirect_chain == [(ACCOUNTS, 302)]

@@ -14,7 +14,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from requests.adapters import HTTPAdapter
 
-from django_ilert_oauth import client, flows
+from django_ilert_oauth import client, flows, transport
 from django_ilert_oauth.exceptions import ReconnectRequiredError
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Status
 from django_ilert_oauth.state import SESSION_KEY
@@ -325,7 +325,7 @@ def test_a_grant_that_is_renewed_while_it_is_ended_does_not_live_on(
         "delete": lambda: ConnectedAccount.objects.get().delete(),
     }
     late = Late(client.TOKEN_PATH, end[ending])
-    monkeypatch.setitem(client.adapters, settings.ILERT_OAUTH_API_URL, late)
+    monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, late)
     with pytest.raises(ReconnectRequiredError):
         flows.refresh(account, force=True)
     assert ilert.live_refresh_tokens("acme", "grace") == 0
