@@ -11,7 +11,6 @@ import termios
 import threading
 import time
 import tty
-import weakref
 from argparse import ArgumentTypeError
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +26,6 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, connections
 from django.db.models import F
-from django.db.models.signals import post_init
 from django.utils import timezone
 
 from django_ilert_oauth import flows
@@ -37,6 +35,7 @@ from django_ilert_oauth.management.commands.refresh_ilert_tokens import duration
 from django_ilert_oauth.models import ConnectedAccount, DatabaseTime, PendingRevocation, Status
 from ilert_standin import StandIn
 from ilert_standin.faults import Fault
+from tests.alive import counting_alive
 from tests.conftest import AccountFactory
 from tests.door import Door
 from tests.strike import ignore, strike
@@ -528,19 +527,8 @@ def test_a_dry_run_streams(people: Callable[..., Any], ilert: StandIn) -> None:
         for number in range(300)
     ]
     ConnectedAccount.objects.bulk_create(copies)
-    alive: set[int] = set()
-    counts: list[int] = []
-
-    def born(instance: ConnectedAccount, **kwargs: Any) -> None:
-        alive.add(id(instance))
-        counts.append(len(alive))
-        weakref.finalize(instance, alive.discard, id(instance))
-
-    post_init.connect(born, sender=ConnectedAccount)
-    try:
+    with counting_alive() as counts:
         assert "301 to be renewed" in Run("--dry-run").out
-    finally:
-        post_init.disconnect(born, sender=ConnectedAccount)
     assert len(counts) == 301
     assert max(counts) < 100
 

@@ -24,6 +24,7 @@ from django.utils import timezone
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from ilert_standin import browser as ilert_browser
 from site_browser import SiteBrowser
+from tests.example.welcome import welcome_of
 
 RUN = Path(__file__).parents[2] / "example_project" / "run.py"
 ENDING_SECONDS = 10
@@ -91,13 +92,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _welcomed(process: subprocess.Popen[str]) -> Example:
-    """Ends in any case: the example bounds its own waits."""
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if line == "Ctrl-C ends it.\n":
-            break
+    said = welcome_of(process)
     [site_url] = re.findall(r"example site is at (\S+)/ ", said)
     [ilert_url] = re.findall(r"stand-in for ilert at (\S+)/,", said)
     return Example(site_url, ilert_url, dict(re.findall(r"Log in as (\w+) with (\S+)", said)))

@@ -15,6 +15,7 @@ import requests
 
 from demo_ports import HOST, choose_ports, is_listening
 from ilert_standin import Options
+from tests.example.welcome import welcome_of
 
 RUN = Path(__file__).parents[2] / "example_project" / "run.py"
 STEPS = [
@@ -66,17 +67,6 @@ def running_example(folder: Path, *ports: int) -> Iterator[subprocess.Popen[str]
             yield process
         finally:
             process.terminate()
-
-
-def welcome_of(process: subprocess.Popen[str]) -> str:
-    """Ends in any case: the example bounds its own waits."""
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if line == "Ctrl-C ends it.\n":
-            break
-    return said
 
 
 def test_once_does_every_step_of_the_main_job_and_shows_no_secret() -> None:

@@ -31,18 +31,6 @@ from tests.flows.beside import beside, stored, stored_tokens
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def opened() -> Iterator[list[BaseDatabaseWrapper]]:
-    seen: list[BaseDatabaseWrapper] = []
-
-    def note(connection: BaseDatabaseWrapper, **_kwargs: Any) -> None:
-        seen.append(connection)
-
-    connection_created.connect(note)
-    yield seen
-    connection_created.disconnect(note)
-
-
 class LockedFor:
     """Keeps the row locked against the second connection for so many tries."""
 

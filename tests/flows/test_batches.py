@@ -1,16 +1,12 @@
 from __future__ import annotations
 
 import time
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.db.models import F
-from django.db.models.signals import post_init
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -18,6 +14,7 @@ from django_ilert_oauth.flows import batches
 from django_ilert_oauth.flows.batches import Batches, Leased
 from django_ilert_oauth.flows.lease import NO_LEASE, lease_seconds
 from django_ilert_oauth.models import ConnectedAccount, DatabaseTime, Status
+from tests.alive import counting_alive
 from tests.conftest import People
 
 pytestmark = pytest.mark.django_db
@@ -235,22 +232,6 @@ def test_a_batch_costs_two_queries(people: People, monkeypatch: pytest.MonkeyPat
     with CaptureQueriesContext(connection) as queries:
         drain(batches_of())
     assert len(queries) == 2 * 2 + 1
-
-
-@contextmanager
-def counting_alive() -> Iterator[list[int]]:
-    """How many accounts were in memory, at each that was read from now on."""
-    alive: set[int] = set()
-    counts: list[int] = []
-
-    def born(instance: ConnectedAccount, **kwargs: Any) -> None:
-        alive.add(id(instance))
-        counts.append(len(alive))
-        weakref.finalize(instance, alive.discard, id(instance))
-
-    post_init.connect(born, sender=ConnectedAccount)
-    yield counts
-    post_init.disconnect(born, sender=ConnectedAccount)
 
 
 @pytest.mark.usefixtures("small")

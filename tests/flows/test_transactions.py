@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, OperationalError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.signals import connection_created
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import path
@@ -42,19 +41,6 @@ def rolled_back() -> Iterator[None]:
 def is_sqlite() -> bool:
     """One writer: there a refresh joins the caller's transaction."""
     return connection.vendor == "sqlite"
-
-
-@pytest.fixture
-def opened() -> Iterator[list[BaseDatabaseWrapper]]:
-    """Each connection that is opened from now on."""
-    seen: list[BaseDatabaseWrapper] = []
-
-    def note(connection: BaseDatabaseWrapper, **_kwargs: Any) -> None:
-        seen.append(connection)
-
-    connection_created.connect(note)
-    yield seen
-    connection_created.disconnect(note)
 
 
 @pytest.fixture
