@@ -53,7 +53,7 @@ class DatabaseTime(models.Expression):
     }
 
     def as_sql(self, compiler: Any, connection: Any) -> Any:
-        return self.SQL[connection.vendor], []
+        return self.SQL[connection.vendor], ()
 
 
 class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):

@@ -87,17 +87,17 @@ def announce(
 def take_tokens(account: ConnectedAccount, tokens: TokenAnswer) -> list[str]:
     """The columns set: an answer without refresh token or scope leaves what the account has."""
     now = timezone.now()
-    columns = ["access_token_ciphertext", "access_token_expires_at"]
+    names = ["access_token_ciphertext", "access_token_expires_at"]
     account.access_token = tokens.access_token
     account.access_token_expires_at = _later(now, tokens.expires_in)
     if tokens.refresh_token:
-        columns += ["refresh_token_ciphertext", "refresh_token_expires_at"]
+        names += ["refresh_token_ciphertext", "refresh_token_expires_at"]
         account.refresh_token = tokens.refresh_token
         account.refresh_token_expires_at = _later(now, tokens.refresh_token_expires_in)
     if tokens.scope:
-        columns.append("granted_scope")
+        names.append("granted_scope")
         account.granted_scope = tokens.scope
-    return columns
+    return names
 
 
 def _later(now: datetime, seconds: int | None) -> datetime | None:

@@ -17,7 +17,7 @@ from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth_answers import TokenInfo
 
 from .base import TOKEN_COLUMNS, account_rows, columns, database, open_client, require_same_ilert
-from .refresh import Wait, is_too_early, renew, reread
+from .refresh import Wait, conclude, is_too_early, renew, reread
 from .renewal import ERROR_COLUMNS, Outcome, use_lease
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Check:
     def _renew(self, account: ConnectedAccount) -> None:
         if not is_too_early(account):
             self.wait()
-        renew(account, unless=is_too_early, use=self.use_lease)
+        conclude(account, renew(account, unless=is_too_early, use=self.use_lease))
 
 
 def _changes(account: ConnectedAccount, info: TokenInfo) -> dict[str, Any]:

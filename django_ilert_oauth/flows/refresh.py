@@ -43,13 +43,14 @@ def get_access_token(account: ConnectedAccount, *, margin: timedelta | None = No
     if token := fresh_token(account, margin=margin):
         return token
     wanted_margin = conf.refresh_margin if margin is None else margin
-    with own_copy(account) as mine:
-        try:
-            renew(mine, unless=lambda a: a.is_fresh(wanted_margin) or is_too_early(a))
-        except (IlertUnavailableError, IlertRejectedError):
-            if not mine.is_fresh():
-                raise
-        return mine.access_token
+    try:
+        with own_copy(account) as mine:
+            outcome = renew(mine, unless=lambda a: a.is_fresh(wanted_margin) or is_too_early(a))
+        conclude(account, outcome)
+    except (IlertUnavailableError, IlertRejectedError):
+        if not mine.is_fresh():
+            raise
+    return mine.access_token
 
 
 def refresh(account: ConnectedAccount, *, force: bool = False) -> ConnectedAccount:
@@ -64,9 +65,10 @@ def refresh(account: ConnectedAccount, *, force: bool = False) -> ConnectedAccou
         if force:
             reread(mine)
             before = mine.access_token_ciphertext
-            renew(mine, unless=lambda a: a.access_token_ciphertext != before)
+            outcome = renew(mine, unless=lambda a: a.access_token_ciphertext != before)
         else:
-            renew(mine, unless=is_too_early)
+            outcome = renew(mine, unless=is_too_early)
+    conclude(account, outcome)
     return account
 
 
@@ -75,7 +77,8 @@ def renew(
     *,
     unless: Callable[[ConnectedAccount], bool],
     use: Callable[[ConnectedAccount, str], Outcome] = use_lease,
-) -> None:
+) -> Outcome:
+    """To be concluded: nothing has been announced yet."""
     in_transaction = must_commit_apart()
     wait = Wait()
     # A second connection is opened only where a look at the row says that the lease is free, and
@@ -85,19 +88,22 @@ def renew(
     while True:
         require_grant(account)
         if unless(account):
-            return
+            return Outcome()
         if leased:
             wait.before_next_look()
             leased = reread(account)
         else:
             outcome, leased = _refresh_under_lease(account, in_transaction, use)
             if outcome is not None:
-                outcome.announce(account)
-                if outcome.error is not None:
-                    raise outcome.error
-                return
+                return outcome
             wait.before_next_look()
         wait.note(account, leased)
+
+
+def conclude(account: ConnectedAccount, outcome: Outcome) -> None:
+    outcome.announce(account)
+    if outcome.error is not None:
+        raise outcome.error
 
 
 def is_too_early(account: ConnectedAccount) -> bool:

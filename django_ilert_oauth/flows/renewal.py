@@ -22,7 +22,7 @@ from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from django_ilert_oauth.oauth_answers import TokenAnswer
 from django_ilert_oauth.signals import account_refresh_failed, account_refreshed, account_revoked
 
-from .base import account_rows, announce, database, open_client, take_tokens
+from .base import TOKEN_COLUMNS, account_rows, announce, database, open_client, take_tokens
 from .disconnect import keep_for_revocation
 from .lease import give_back, store_under
 
@@ -36,8 +36,7 @@ GRANT_COLUMNS = [
     "tenant_id",
     "username",
     "granted_scope",
-    "access_token_ciphertext",
-    "refresh_token_ciphertext",
+    *TOKEN_COLUMNS,
     "access_token_expires_at",
     "refresh_token_expires_at",
     "refreshed_at",
@@ -133,13 +132,13 @@ def _ask(account: ConnectedAccount, client: IlertClient | None) -> TokenAnswer |
 
 def _keep(account: ConnectedAccount, lease_id: str, sent: str, tokens: TokenAnswer) -> Outcome:
     """Writes what the answer names, and leaves the rest as it is stored."""
-    columns = ["refreshed_at", *ERROR_COLUMNS, *take_tokens(account, tokens)]
+    names = ["refreshed_at", *ERROR_COLUMNS, *take_tokens(account, tokens)]
     account.refreshed_at, account.last_error, account.last_error_at = timezone.now(), "", None
     if account.status != Status.CONNECTED:
         account.status, account.reason = Status.CONNECTED, ""
         account.status_changed_at = timezone.now()
-        columns += ["status", "reason", "status_changed_at"]
-    if store_under(lease_id, account, sent, columns):
+        names += ["status", "reason", "status_changed_at"]
+    if store_under(lease_id, account, sent, names):
         return Outcome(renewed=True, signal=account_refreshed)
     if tokens.refresh_token and _has_ended_meanwhile(account):
         with transaction.atomic(using=database()):

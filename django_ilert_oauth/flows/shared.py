@@ -26,14 +26,13 @@ def fresh_token(account: ConnectedAccount, *, margin: timedelta | None = None) -
     """The stored token if it is good for longer than the margin; without a query or a request."""
     require_same_ilert(account)
     wanted_margin = conf.refresh_margin if margin is None else margin
-    with _guard:
-        return account.access_token if account.is_fresh(wanted_margin) else None
+    seen = _snapshot(account)
+    return seen.access_token if seen.is_fresh(wanted_margin) else None
 
 
 @contextmanager
 def own_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
-    with _guard:
-        mine = copy.copy(account)
+    mine = _snapshot(account)
     before = columns(mine, GRANT_COLUMNS)
     try:
         yield mine
@@ -43,3 +42,8 @@ def own_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
             for name, value in columns(mine, GRANT_COLUMNS).items():
                 if value != before[name]:
                     setattr(account, name, value)
+
+
+def _snapshot(account: ConnectedAccount) -> ConnectedAccount:
+    with _guard:
+        return copy.copy(account)

@@ -144,6 +144,22 @@ def test_an_object_that_remembers_a_refresh_takes_the_token_that_was_stored_sinc
     assert len(ilert.token_requests) == 2
 
 
+def test_receivers_get_the_callers_own_object_with_the_new_token(
+    expired_account: ConnectedAccount,
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def note(account: ConnectedAccount, **kwargs: Any) -> None:
+        seen.append((account is expired_account, expired_account.is_fresh()))
+
+    account_refreshed.connect(note)
+    try:
+        flows.refresh(expired_account)
+    finally:
+        account_refreshed.disconnect(note)
+    assert seen == [(True, True)]
+
+
 def test_a_token_that_expires_too_soon_to_renew_is_returned_as_it_is(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
