@@ -19,7 +19,7 @@ import requests
 
 from . import client, scopes
 
-#: Tenant, username and scope.
+#: Tenant, username and, unless the token was made elsewhere, scope.
 Owner = dict[str, str]
 #: Of a token that was made elsewhere.
 ANY = "wildcard:d"
@@ -73,7 +73,7 @@ class Grants:
         self.rotates = False
         self._codes: dict[str, tuple[str, Owner]] = {}
         self._ended: set[str] = set()
-        self._ids: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
+        self._ids: defaultdict[tuple[str, str], int] = defaultdict(itertools.count(1).__next__)
         #: By kind; tokens with a smaller number have ended.
         self._first_live = {"access": 0, "refresh": 0}
 
@@ -94,12 +94,14 @@ class Grants:
         owner = self._owner("access", _bearer(request))
         if not owner:
             return 401, UNAUTHORIZED
-        return None if scopes.covers(owner["scope"], _needed(*key)) else (403, FORBIDDEN)
+        scope = owner.get("scope", ANY)
+        return None if scopes.covers(scope, _needed(*key)) else (403, FORBIDDEN)
 
     def _own_answer(self, request: requests.PreparedRequest, key: Key) -> Answer:
         if key not in OPEN:
-            username = self._owner("access", _bearer(request))["username"]
-            return 200, {"id": self._ids[username], "username": username}
+            owner = self._owner("access", _bearer(request))
+            number = self._ids[owner["tenant_id"], owner["username"]]
+            return 200, {"id": number, "username": owner["username"]}
         endpoints: dict[str, Callable[[Mapping[str, str]], Answer]] = {
             client.TOKEN_PATH: self._give_tokens,
             client.TOKEN_INFO_PATH: self._describe,
@@ -115,8 +117,9 @@ class Grants:
             "token_type": "Bearer",
             "access_token": make_token("access", owner),
             "expires_in": self.expires_in,
-            "scope": owner["scope"],
         }
+        if "scope" in owner:
+            answer["scope"] = owner["scope"]
         used = form.get("refresh_token", "")
         if not used or self.rotates:
             self._ended.add(used)
@@ -143,7 +146,7 @@ class Grants:
         has_ended = number < self._first_live[kind] or token in self._ended
         if not token or has_ended or made_as not in (kind, ""):
             return {}
-        return owner or {"tenant_id": self.tenant_id, "username": self.username, "scope": ANY}
+        return owner or {"tenant_id": self.tenant_id, "username": self.username}
 
 
 def _bearer(request: requests.PreparedRequest) -> str:

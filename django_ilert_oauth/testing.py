@@ -6,6 +6,7 @@ No test library is needed. pytest finds a fixture ``fake_ilert`` that needs no i
 from __future__ import annotations
 
 import json as jsonlib
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -63,14 +64,17 @@ def connected_account(
     works inside ``fake_ilert()`` only.
     """
     scope = scope_names.union(conf.scopes if scopes is None else scopes)
-    who = {"tenant_id": "acme", "username": "grace", **columns}
-    owner = {"tenant_id": who["tenant_id"], "username": who["username"], "scope": scope}
+    who = {"tenant_id": "acme", "username": "grace", "granted_scope": scope, **columns}
+    owner = {
+        "tenant_id": who["tenant_id"],
+        "username": who["username"],
+        "scope": who["granted_scope"],
+    }
     tokens = {f"{kind}_token": make_token(kind, owner) for kind in ("access", "refresh")}
     made = {
         "user": user,
         "api_url": conf.api_url,
         "requested_scope": scope,
-        "granted_scope": scope,
         "access_token_expires_at": timezone.now() + timedelta(seconds=expires_in),
         "status": status,
         "reason": _REASONS.get(Status(status), ""),
@@ -146,6 +150,7 @@ class FakeIlert(Grants):
         self.unexpected: list[str] = []
         self._coming: defaultdict[Key, list[_Answer]] = defaultdict(list)
         self._standing: dict[Key, _Answer] = {}
+        self._lock = threading.Lock()
 
     def answer(
         self,
@@ -213,6 +218,11 @@ class FakeIlert(Grants):
         self._end("access")
 
     def _respond(self, request: requests.PreparedRequest) -> _Answer:
+        """One after the other, whatever threads ask."""
+        with self._lock:
+            return self._answer_to(request)
+
+    def _answer_to(self, request: requests.PreparedRequest) -> _Answer:
         sent = _as_sent(request)
         self.requests.append(sent)
         key = (sent.method, sent.path)

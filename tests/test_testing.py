@@ -31,6 +31,7 @@ from django_ilert_oauth.session import IlertSession
 from django_ilert_oauth.state import SESSION_KEY
 from django_ilert_oauth.testing import FakeIlert, connected_account, fake_ilert
 from tests import readme_tree
+from tests.flows.beside import at_once
 
 PATH = "/api/alerts"
 ROOT = Path(__file__).parents[1]
@@ -237,12 +238,15 @@ def test_disconnecting_ends_the_grant(
 
 
 def test_tokens_of_a_sites_own_making_are_taken_as_well(user: User, ilert: FakeIlert) -> None:
-    account = connected_account(user, access_token="mine", refresh_token="mine, too")
+    account = connected_account(
+        user, scopes="source", access_token="mine", refresh_token="mine, too"
+    )
     with IlertSession(account) as session:
         assert session.get("/api/users/current").json()["username"] == "grace"
         ilert.expire_access_tokens()
         assert session.get("/api/users/current").status_code == 200
     assert paths(ilert) == ["current", "current", "token", "current"]
+    assert flows.check(account).granted_scope == "source"
 
 
 def test_a_refresh_token_is_no_access_token(account: ConnectedAccount) -> None:
@@ -295,12 +299,33 @@ def test_answers_wait_for_a_token_that_is_good(
 
 
 def test_everybody_has_a_number(user: User, ilert: FakeIlert) -> None:
-    numbers: list[int | None] = []
-    for name in ("grace", "ada", "grace"):
-        token = connected_account(user, username=name, tenant_id=str(len(numbers))).access_token
-        with open_client() as wire:
-            numbers.append(wire.current_user(token).id)
-    assert numbers == [1, 2, 1]
+    people = [("grace", "acme"), ("ada", "acme"), ("grace", "globex")]
+    accounts = [connected_account(user, username=name, tenant_id=of) for name, of in people]
+    with open_client() as wire:
+        numbers = [wire.current_user(each.access_token).id for each in [*accounts, accounts[0]]]
+    assert numbers == [1, 2, 3, 1]
+
+
+def test_the_column_of_the_granted_scope_counts(user: User, ilert: FakeIlert) -> None:
+    account = connected_account(user, granted_scope="alert", expires_in=-1)
+    ilert.answer("GET", PATH, json=[])
+    with IlertSession(account) as session:
+        assert session.get(PATH).status_code == 200
+    assert ConnectedAccount.objects.get().granted_scope == "alert"
+
+
+def test_threads_get_each_answer_once(account: ConnectedAccount, ilert: FakeIlert) -> None:
+    for number in range(120):
+        ilert.answer("GET", PATH, json=number, times=1)
+    got: list[int] = []
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with IlertSession(account) as session:
+            at_once(4, lambda _: got.extend([session.get(PATH).json() for _ in range(30)]))
+    finally:
+        sys.setswitchinterval(before)
+    assert sorted(got) == list(range(120))
 
 
 def test_an_answer_stays_until_another_takes_its_place(
