@@ -41,11 +41,11 @@ class IlertSession(requests.Session):
     The token goes nowhere else: an absolute URL to another scheme, host or port raises
     ``EndpointMismatchError``, a redirect there goes without it, and no request, response or
     exception that is handed out holds it. A request also raises what ``flows.get_access_token``
-    raises. A 401 is answered by one refresh and one more try, unless the last refresh is less than
-    ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago. A 429 is waited out, and so is a 502, 503 or 504 to an
-    idempotent method, up to three times; ``max_wait`` seconds in all at the most, anew after a
-    redirect. The last answer is returned as it is. A body that is a stream is sent once only. Hooks
-    see the last answer.
+    raises. A 401 is answered by one more try with another token: one that is stored meanwhile, or
+    that a refresh brings, unless the last is less than ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago. A
+    429 is waited out, and so is a 502, 503 or 504 to an idempotent method, up to three times;
+    ``max_wait`` seconds in all at the most, anew after a redirect. The last answer is returned as
+    it is. A body that is a stream is sent once only. Hooks see the last answer.
 
     Threads may share a session and its account: only one of them refreshes. As with any session of
     ``requests``, set it up before, and answers are read whole unless ``stream=True``.
@@ -85,7 +85,16 @@ class IlertSession(requests.Session):
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         if kwargs.get("timeout") is None:
             kwargs["timeout"] = conf.timeout
+        if kwargs.get("proxies") is None:
+            settings = self.merge_environment_settings(request.url or "", {}, None, None, None)
+            kwargs["proxies"] = settings["proxies"]
         return super().send(request, **kwargs)
+
+    def merge_environment_settings(
+        self, url: str, proxies: dict[str, str] | None, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        proxies = {**transport.proxies_for(url), **(proxies or {})}
+        return super().merge_environment_settings(url, proxies, *args, **kwargs)
 
     def get_adapter(self, url: Any) -> BaseAdapter:
         return _TokenAdapter(self.account, self._mounted(url), self.max_wait)
@@ -96,9 +105,10 @@ class IlertSession(requests.Session):
     def list(self, path: str, **params: Any) -> Iterator[Any]:
         """Every item of an endpoint that pages, each once, fetched as they are asked for.
 
-        ``params`` are those of the query, beside ``path``. Raises ``IlertHTTPError`` for an answer
-        that is not 2xx and ``requests.RequestException`` for one that is no list, or for pages that
-        do not end. Do not delete items meanwhile: those behind them would move up.
+        ``params`` are those of the query, and ``path`` has none. Raises ``IlertHTTPError`` for an
+        answer that is not 2xx, ``requests.RequestException`` for one that is no list and for pages
+        that do not end, ``TypeError`` for keywords of ``requests``. Do not delete items meanwhile:
+        those behind them would move up.
         """
         if names := sorted(_OF_REQUESTS & params.keys()):
             raise TypeError(f"list() takes the query's parameters, not those of requests: {names}")
@@ -175,7 +185,6 @@ class _TokenAdapter(BaseAdapter):
         self, request: requests.PreparedRequest, token: str, **kwargs: Any
     ) -> requests.Response:
         sent = transport.authorized(request.copy(), token) if token else request
-        kwargs["proxies"] = {**kwargs["proxies"], **transport.proxies_for(request.url or "")}
         try:
             response = self._mounted.send(sent, **kwargs)
         except BaseException as error:

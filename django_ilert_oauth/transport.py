@@ -80,7 +80,7 @@ def retry_after(value: str | None) -> float | None:
 def pause_after_429(asked: float | None, *, most: float = 30) -> float:
     """Seconds. ilert asks for none (observed): its documentation says 10 to 30.
 
-    No more than ``most`` where 10 will do.
+    Where none were asked for they are ``most`` at the most, but never less than 10.
     """
     if asked is not None:
         return max(asked, 1.0)

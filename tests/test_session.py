@@ -507,9 +507,12 @@ def test_a_redirect_from_http_to_https_loses_the_token(
     assert ["Authorization" in seen.headers for seen in adapter.seen] == [False]
 
 
+@pytest.mark.parametrize("proxy", ["", "http://user:password@127.0.0.1:9"])
 def test_a_redirect_to_another_port_of_loopback_loses_the_token(
-    session: IlertSession, ilert: StandIn
+    session: IlertSession, ilert: StandIn, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "")
     arrived: list[dict[str, Any]] = []
 
     def elsewhere(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -521,7 +524,7 @@ def test_a_redirect_to_another_port_of_loopback_loses_the_token(
         ilert.add_fault("users/current", Fault(302, headers={"Location": url + "/taken"}))
         assert session.get("/api/users/current").status_code == 204
     assert [environ["PATH_INFO"] for environ in arrived] == ["/taken"]
-    assert "HTTP_AUTHORIZATION" not in arrived[0]
+    assert not {"HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION"} & arrived[0].keys()
 
 
 def test_a_redirect_within_ilert_keeps_the_token(session: IlertSession, ilert: StandIn) -> None:
@@ -690,6 +693,7 @@ def test_a_request_that_was_prepared_stays_on_this_machine_too(
     monkeypatch.setenv("no_proxy", "")
     prepared = session.prepare_request(requests.Request("GET", "/api/users/current"))
     assert session.send(prepared).status_code == 200
+    assert session.send(prepared, proxies=None).status_code == 200
 
 
 def test_no_password_from_netrc_takes_the_place_of_the_token(
