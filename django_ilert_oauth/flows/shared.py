@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from django_ilert_oauth import crypto
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.secret import Secret
@@ -26,13 +27,19 @@ def fresh_token(account: ConnectedAccount, *, margin: timedelta | None = None) -
     """The stored token if it is good for longer than the margin; without a query or a request."""
     require_same_ilert(account)
     wanted_margin = conf.refresh_margin if margin is None else margin
-    seen = _snapshot(account)
-    return seen.access_token if seen.is_fresh(wanted_margin) else None
+    # Deferred columns are read here: a query is not to be made under the lock.
+    is_fresh, _identity = account.is_fresh(wanted_margin), account.identity
+    if not is_fresh:
+        return None
+    with _guard:
+        ciphertext, identity = account.access_token_ciphertext, account.identity
+    return crypto.decrypt(ciphertext, identity) if ciphertext else None
 
 
 @contextmanager
 def own_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
-    mine = _snapshot(account)
+    with _guard:
+        mine = copy.copy(account)
     before = columns(mine, GRANT_COLUMNS)
     try:
         yield mine
@@ -42,8 +49,3 @@ def own_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
             for name, value in columns(mine, GRANT_COLUMNS).items():
                 if value != before[name]:
                     setattr(account, name, value)
-
-
-def _snapshot(account: ConnectedAccount) -> ConnectedAccount:
-    with _guard:
-        return copy.copy(account)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
+from django.db import connection
 
 from django_ilert_oauth.flows import shared
 from django_ilert_oauth.flows.shared import own_copy
@@ -74,3 +76,28 @@ def test_who_reads_while_a_new_name_is_taken_over_waits_for_its_tokens(
     finally:
         was_read.set()
         renaming.join()
+
+
+def test_no_query_for_deferred_columns_holds_up_other_threads(account: ConnectedAccount) -> None:
+    bare = ConnectedAccount.objects.only("pk").get()
+    locked: list[bool] = []
+
+    def note(execute: Any, *args: Any) -> Any:
+        locked.append(shared._guard.locked())
+        return execute(*args)
+
+    with connection.execute_wrapper(note):
+        assert shared.fresh_token(bare) == account.access_token
+    assert locked
+    assert not any(locked)
+
+
+def test_a_token_that_is_wiped_at_that_moment_is_none(
+    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wipe(self: ConnectedAccount, margin: object) -> bool:
+        self.access_token_ciphertext = ""
+        return True
+
+    monkeypatch.setattr(ConnectedAccount, "is_fresh", wipe)
+    assert shared.fresh_token(account) is None
