@@ -2,7 +2,7 @@
 
 from .app import StandIn
 from .faults import Fault
-from .options import Options
+from .options import Client, Options
 from .server import serve
 
-__all__ = ["Fault", "Options", "StandIn", "serve"]
+__all__ = ["Client", "Fault", "Options", "StandIn", "serve"]

@@ -1,12 +1,15 @@
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from .app import StandIn
 from .faults import ENDPOINTS, NAMED_FAULTS, Fault, parse_fault
-from .options import Options
+from .options import FIRST_APP_ID, Client, Options
 from .server import LoggingHandler, listen
+
+AddOption = Callable[..., object]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +36,8 @@ def run(arguments: Sequence[str] | None) -> int:
     except OSError as error:
         return complain(options, error)
     with server:
-        tell(f"The stand-in for ilert is at http://{options.host}:{server.port} (Ctrl-C ends it)")
+        url = f"http://{options.host}:{server.port}{options.url_prefix}"
+        tell(f"The stand-in for ilert is at {url} (Ctrl-C ends it)")
         server.serve_forever()
     return 0
 
@@ -54,31 +58,80 @@ def parser() -> argparse.ArgumentParser:
         description="A stand-in for ilert, for trying out and testing OAuth2 without the real one.",
     )
     defaults = vars(Options())
-    uris = f"repeatable ({', '.join(defaults.pop('redirect_uris'))})"
-    faults = f"PATH: {', '.join(ENDPOINTS)}; WHAT: an HTTP status, {', '.join(NAMED_FAULTS)}; "
-    add = parser.add_argument
+    uris = ", ".join(defaults.pop("redirect_uris"))
+    parser.set_defaults(**defaults, redirect_uris=None)
+    add_addresses(parser.add_argument)
+    add_clients(parser.add_argument_group("clients").add_argument, uris)
+    add_tokens(parser.add_argument_group("tokens").add_argument)
+    add_answers(parser.add_argument_group("answers").add_argument)
+    return parser
+
+
+def add_addresses(add: AddOption) -> None:
     add("--host", help="address to listen on (%(default)s)")
     add("--port", type=port, help="0 takes a free one (%(default)s)")
+    add("--url-prefix", type=prefix, metavar="PATH", help="what all addresses begin with (none)")
+
+
+def add_clients(add: AddOption, uris: str) -> None:
+    uri_help = f"repeatable ({uris})"
     add("--client-id", help="the app's (%(default)s)")
     add("--client-secret", help="the app's (%(default)s)")
-    add("--redirect-uri", action="append", dest="redirect_uris", metavar="URI", help=uris)
+    add("--redirect-uri", action="append", dest="redirect_uris", metavar="URI", help=uri_help)
+    add(
+        "--client",
+        action=AddClient,
+        nargs="+",
+        dest="more_clients",
+        metavar=("ID SECRET URI", "URI"),
+        help="one more; repeatable",
+    )
+    codes = ("invalid_grant", "invalid_client")
+    add("--client-error", choices=codes, help="for wrong credentials (%(default)s)")
+
+
+def add_tokens(add: AddOption) -> None:
+    ends_all = "revoking one refresh token ends all grants of its person and client"
     add("--access-token-lifetime", type=int, metavar="SECONDS", help="%(default)s")
     add("--refresh-token-lifetime", type=lifetime, metavar="SECONDS", help="0: never expires")
     add("--code-lifetime", type=int, metavar="SECONDS", help="%(default)s")
     add("--rotate", action="store_true", help="every refresh brings a new refresh token")
-    add("--requests-per-minute", type=int, metavar="N", help="%(default)s; 0: no limit")
+    add("--detect-reuse", action="store_true", help="a rotated refresh token ends its grant")
+    add("--revoke-ends-all", action="store_true", help=ends_all)
+
+
+def add_answers(add: AddOption) -> None:
+    faults = f"PATH: {', '.join(ENDPOINTS)}; WHAT: an HTTP status, {', '.join(NAMED_FAULTS)}"
+    limit = "%(default)s; 0: no limit"
+    add("--requests-per-minute", type=int, metavar="N", help=f"from one address ({limit})")
+    add("--requests-per-token", type=int, metavar="N", help=f"in a minute ({limit})")
     add("--retry-after", type=int, metavar="SECONDS", help="sent with a 429, else nothing is")
     add("--latency", type=float, metavar="SECONDS", help="before every answer of the API")
+    add("--alert-sources", type=int, metavar="N", help="of each tenant at first (%(default)s)")
     add(
         "--fault",
         action="append",
         type=fault,
         default=[],
         metavar="PATH:WHAT[:COUNT]",
-        help=f"{faults}COUNT: 1, 0 is for ever; repeatable",
+        help=f"{faults}; COUNT: 1, 0 is for ever; repeatable",
     )
-    parser.set_defaults(**defaults)
-    return parser
+
+
+class AddClient(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if len(values) < 3:
+            parser.error(f"{option_string} takes an id, a secret and one redirect URI or more")
+        id, secret, *uris = values
+        clients = getattr(namespace, self.dest)
+        app_id = FIRST_APP_ID + 1 + len(clients)
+        setattr(namespace, self.dest, [*clients, Client(id, secret, uris, app_id)])
 
 
 def port(text: str) -> int:
@@ -86,6 +139,11 @@ def port(text: str) -> int:
     if not 0 <= number <= 65535:
         raise ValueError
     return number
+
+
+def prefix(text: str) -> str:
+    path = text.strip("/")
+    return path and f"/{path}"
 
 
 def lifetime(text: str) -> int | None:

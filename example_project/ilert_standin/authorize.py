@@ -16,6 +16,7 @@ from .scopes import is_well_formed
 
 @dataclass(frozen=True)
 class Asked:
+    client_id: str
     redirect_uri: str
     scope: str
     challenge: str
@@ -34,7 +35,9 @@ class Consent:
         redirect_uri = self._registered_uri(request.args)
         state = request.args.get("state")
         try:
-            asked = Asked(redirect_uri, *_scope_and_challenge(request.args), state)
+            asked = Asked(
+                request.args["client_id"], redirect_uri, *_scope_and_challenge(request.args), state
+            )
             return self._ask(request, tenant, asked)
         except OAuthError as refusal:
             return send_back(
@@ -42,10 +45,11 @@ class Consent:
             )
 
     def _registered_uri(self, query: Mapping[str, str]) -> str:
-        if query.get("client_id") != self._options.client_id:
+        client = self._options.client(query.get("client_id", ""))
+        if client is None:
             raise PageError(400, "The client_id is unknown.")
         redirect_uri = query.get("redirect_uri", "")
-        if redirect_uri not in self._options.redirect_uris:
+        if redirect_uri not in client.redirect_uris:
             raise PageError(400, "The redirect_uri is not the registered one.")
         return redirect_uri
 
@@ -62,6 +66,7 @@ class Consent:
         if decision != "allow":
             raise OAuthError("access_denied", "The user denied access")
         code = self._grants.issue_code(person, asked.scope, asked.challenge)
+        self._grants.bind_code(code, asked.client_id)
         return send_back(asked.redirect_uri, code=code, state=asked.state)
 
 

@@ -6,6 +6,7 @@ STATUSES = {
     "access_denied": 400,
     "unsupported_grant_type": 400,
     "invalid_grant": 401,
+    "invalid_client": 401,
     "server_error": 500,
 }
 
@@ -24,14 +25,23 @@ class OAuthError(Exception):
 
 
 class RestError(Exception):
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(status, message)
         self.status = status
         self.message = message
+        self.code = code or HTTPStatus(status).name
 
     def body(self) -> dict[str, object]:
-        code = HTTPStatus(self.status).name
-        return {"status": self.status, "message": self.message, "code": code}
+        return {"status": self.status, "message": self.message, "code": self.code}
+
+
+class ScopeError(RestError):
+    def __init__(self, scope: str) -> None:
+        super().__init__(403, f"The token lacks the scope {scope}", "OAUTH2_SCOPE_ERROR")
+        self.scope = scope
+
+    def body(self) -> dict[str, object]:
+        return super().body() | {"scope": self.scope}
 
 
 class PageError(Exception):

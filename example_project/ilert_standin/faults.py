@@ -1,7 +1,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import MappingProxyType
@@ -9,27 +9,59 @@ from types import MappingProxyType
 from werkzeug.wrappers import Response
 
 from .errors import STATUSES, OAuthError, RestError
+from .lists import LISTS
 
-ENDPOINTS = ("authorize", "token", "token_info", "revoke", "users/current", "alert-sources")
 OAUTH_ENDPOINTS = ("token", "token_info", "revoke")
-NAMED_FAULTS = ("html", "empty", "truncated", "drop", "hang=SECONDS", *STATUSES)
+ENDPOINTS = (
+    "authorize",
+    *OAUTH_ENDPOINTS,
+    "users/current",
+    *(name.replace("/{id}", "") for name in LISTS),
+)
+PLAN_CODES = ("FEATURE_REQUIRED", "QUOTA_EXCEEDED")
+HTML = {"Content-Type": "text/html"}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Comes instead of the real answer. With a delay alone, the real answer comes late."""
+    """A status or a body comes instead of the real answer; all else happens to the real one.
+
+    `delay` and `drop` come before a request is carried out, `late` and `lost` after. `drip` is the
+    pause between two bytes of the body, and `drip_headers` that of the headers. In seconds.
+    """
 
     status: int | None = None
     body: str = ""
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     delay: float = 0.0
     drop: bool = False
+    late: float = 0.0
+    lost: bool = False
+    drip: float = 0.0
+    drip_headers: float = 0.0
 
     def response(self) -> Response | None:
         if self.status is None and not self.body:
             return None
         headers = {"Content-Type": "application/json", **self.headers}
         return Response(self.body, self.status or 200, headers)
+
+
+SIMPLE = {
+    "html": Fault(200, "<!doctype html><p>Down for maintenance", HTML),
+    "gateway": Fault(502, "<!doctype html><h1>502 Bad Gateway</h1>", HTML),
+    "empty": Fault(200),
+    "truncated": Fault(200, '{"token_type": "Bearer", "access_tok'),
+    "drop": Fault(drop=True),
+    "lost": Fault(lost=True),
+}
+SLOW: dict[str, Callable[[float], Fault]] = {
+    "hang": lambda seconds: Fault(delay=seconds),
+    "late": lambda seconds: Fault(late=seconds),
+    "drip": lambda seconds: Fault(drip=seconds),
+    "drip-headers": lambda seconds: Fault(drip_headers=seconds),
+}
+NAMED_FAULTS = (*SIMPLE, *(f"{name}=SECONDS" for name in SLOW), *STATUSES, *PLAN_CODES)
 
 
 class Faults:
@@ -54,7 +86,7 @@ def endpoint_of(path: str) -> str:
     if path.startswith("/t/"):
         path = "/" + path.split("/", 3)[-1]
     name = path.removeprefix("/api/").removeprefix("developers/oauth2/")
-    return "alert-sources" if name.startswith("alert-sources/") else name
+    return "/".join(part for part in name.split("/") if not part.isdecimal())
 
 
 def parse_fault(text: str) -> tuple[str, Fault, int | None]:
@@ -69,18 +101,15 @@ def parse_fault(text: str) -> tuple[str, Fault, int | None]:
 
 
 def _named_fault(endpoint: str, what: str) -> Fault:
-    simple = {
-        "html": Fault(200, "<!doctype html><p>Down for maintenance", {"Content-Type": "text/html"}),
-        "empty": Fault(200),
-        "truncated": Fault(200, '{"token_type": "Bearer", "access_tok'),
-        "drop": Fault(drop=True),
-    }
-    if what in simple:
-        return simple[what]
+    if what in SIMPLE:
+        return SIMPLE[what]
     if what in STATUSES:
         return _error_fault(OAuthError(what, "Injected by a fault"))
-    if what.startswith("hang="):
-        return Fault(delay=_seconds(what.removeprefix("hang=")))
+    if what in PLAN_CODES:
+        return _error_fault(RestError(402, "Injected by a fault", what))
+    name, _, seconds = what.partition("=")
+    if name in SLOW and seconds:
+        return SLOW[name](_seconds(seconds))
     return _status_fault(endpoint, what)
 
 

@@ -23,7 +23,7 @@ class Journal:
         arrival = object()
         self._records[arrival] = RecordedRequest(
             request.method,
-            request.path,
+            request.root_path + request.path,
             request.args.to_dict(),
             request.form.to_dict(),
             dict(request.headers),

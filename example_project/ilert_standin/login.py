@@ -46,4 +46,4 @@ class Logins:
 
 
 def same_page(request: Request) -> Response:
-    return redirect(request.full_path.rstrip("?"), 303)
+    return redirect((request.root_path + request.full_path).rstrip("?"), 303)

@@ -1,19 +1,18 @@
 import base64
 import hashlib
 import hmac
-import math
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import OAuthError
-from .options import Options
+from .ledger import Grant, Ledger
+from .options import Client, Options
 from .people import Person
-from .tokens import APP_ID, access_token, refresh_token
+from .tokens import access_token
 
 Answer = dict[str, object]
-MAX_REFRESH_TOKENS = 10
 
 
 @dataclass(frozen=True)
@@ -22,37 +21,29 @@ class Code:
     scope: str
     challenge: str
     expires_at: float
+    client_id: str
 
 
-@dataclass(frozen=True)
-class Grant:
-    """`secret_needed` is false for what an app got by PKCE alone, without its secret."""
-
-    person: Person
-    scope: str
-    expires_at: float
-    secret_needed: bool
-
-
-class Grants:
-    """Every code and token issued, and the three endpoints that deal in them."""
+class Grants(Ledger):
+    """Three endpoints deal in codes and tokens."""
 
     def __init__(self, options: Options, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
         self._options = options
-        self._clock = clock
         self._codes: dict[str, Code] = {}
-        self._access_tokens: dict[str, Grant] = {}
-        self._refresh_tokens: dict[str, Grant] = {}
 
     def issue_code(self, person: Person, scope: str, challenge: str) -> str:
         code = secrets.token_hex(14)
         expires_at = self._clock() + self._options.code_lifetime
-        self._codes[code] = Code(person, scope, challenge, expires_at)
+        self._codes[code] = Code(person, scope, challenge, expires_at, self._options.client_id)
         return code
 
-    def issue_tokens(self, person: Person, scope: str, *, secret_needed: bool = True) -> Answer:
-        refresh_answer = self._refresh_answer(person, scope, secret_needed)
-        return self._access_answer(person, scope) | refresh_answer
+    def bind_code(self, code: str, client_id: str) -> None:
+        """The code is for the client that asked for it, where that is not the first."""
+        self._codes[code] = replace(self._codes[code], client_id=client_id)
+
+    def issue_tokens(self, grant: Grant) -> Answer:
+        return self._access_answer(grant) | self._refresh_answer(grant)
 
     def token(self, form: Mapping[str, str]) -> Answer:
         grant_type = _required(form, "grant_type")
@@ -63,7 +54,7 @@ class Grants:
         raise OAuthError("unsupported_grant_type", "Provided grant_type is not supported")
 
     def token_info(self, form: Mapping[str, str]) -> Answer:
-        grant = self.find(_required(form, "token"))
+        grant = self.find_access(_required(form, "token"))
         if grant is None:
             return {"active": False}
         return {
@@ -71,98 +62,75 @@ class Grants:
             "tenant_id": grant.person.tenant,
             "username": grant.person.username,
             "scope": grant.scope,
-            "app_id": APP_ID,
+            "app_id": grant.client.app_id,
         }
 
     def revoke(self, form: Mapping[str, str]) -> None:
-        self._refresh_tokens.pop(_required(form, "token"), None)
-
-    def find(self, token: str) -> Grant | None:
-        """What a live access token stands for."""
-        return self._live(self._access_tokens, token)
-
-    def of(self, person: Person) -> list[Grant]:
-        return [self._refresh_tokens[token] for token in self._tokens_of(person)]
-
-    def revoke_all(self, person: Person) -> None:
-        for token in self._tokens_of(person):
-            del self._refresh_tokens[token]
-
-    def expire_access_tokens(self) -> None:
-        self._access_tokens.clear()
+        """A token that is unknown is no error (RFC 7009, 2.2)."""
+        token = _required(form, "token")
+        grant = self.grant_of(token)
+        if grant and self._options.revoke_ends_all:
+            self.end_all(grant.person, grant.client.id)
+        elif grant and grant.refresh_token == token:
+            self.end(grant)
 
     def _exchange(self, form: Mapping[str, str]) -> Answer:
-        secret_given = self._authenticate(form)
-        code = self._codes.pop(_required(form, "code"), None)
-        if code is None or code.expires_at <= self._clock():
+        client, secret_given = self._authenticate(form)
+        code = self._codes.get(_required(form, "code"))
+        if code is None or code.expires_at <= self._clock() or code.client_id != client.id:
             raise OAuthError("invalid_grant", "Provided code is unknown")
+        del self._codes[form["code"]]
         _verify(code.challenge, form.get("code_verifier", ""))
         if not (secret_given or code.challenge):
             raise OAuthError("invalid_request", "client_secret is missing")
+        grant = Grant(code.person, code.scope, client, secret_given)
         if secret_given or "offline_access" in code.scope.split(" "):
-            return self.issue_tokens(code.person, code.scope, secret_needed=secret_given)
-        return self._access_answer(code.person, code.scope)
+            return self.issue_tokens(grant)
+        return self._access_answer(grant)
 
     def _refresh(self, form: Mapping[str, str]) -> Answer:
-        secret_given = self._authenticate(form)
-        token = _required(form, "refresh_token")
-        grant = self._live(self._refresh_tokens, token)
-        if grant is None:
-            raise OAuthError("invalid_grant", "Provided refresh token is unknown")
+        client, secret_given = self._authenticate(form)
+        grant = self._grant_to_refresh(client, _required(form, "refresh_token"))
         if grant.secret_needed and not secret_given:
             raise OAuthError("invalid_request", "client_secret is missing")
-        if not self._options.rotate:
-            return self._access_answer(grant.person, grant.scope)
-        del self._refresh_tokens[token]
-        return self.issue_tokens(grant.person, grant.scope, secret_needed=grant.secret_needed)
+        return self.issue_tokens(grant) if self._options.rotate else self._access_answer(grant)
 
-    def _authenticate(self, form: Mapping[str, str]) -> bool:
-        """Whether the secret was given; a wrong one never passes."""
-        client_id = _required(form, "client_id")
+    def _grant_to_refresh(self, client: Client, token: str) -> Grant:
+        grant = self.grant_of(token)
+        if grant is None or grant.client.id != client.id:
+            raise OAuthError("invalid_grant", "Provided refresh token is unknown")
+        if not self.is_live(token):
+            if self._options.detect_reuse:
+                self.end_reused(token)
+            raise OAuthError("invalid_grant", "Provided refresh token is unknown")
+        return grant
+
+    def _authenticate(self, form: Mapping[str, str]) -> tuple[Client, bool]:
+        """And whether the secret was given; a wrong one never passes."""
+        client = self._options.client(_required(form, "client_id"))
         secret = form.get("client_secret")
-        if client_id != self._options.client_id or secret not in (
-            None,
-            self._options.client_secret,
-        ):
-            raise OAuthError("invalid_grant", "Provided client credentials are wrong")
-        return secret is not None
+        if client is None or secret not in (None, client.secret):
+            raise OAuthError(self._options.client_error, "Provided client credentials are wrong")
+        return client, secret is not None
 
-    def _access_answer(self, person: Person, scope: str) -> Answer:
+    def _access_answer(self, grant: Grant) -> Answer:
         lifetime = self._options.access_token_lifetime
         expires_at = self._clock() + lifetime
-        token = access_token(person, scope, expires_at)
-        self._access_tokens[token] = Grant(person, scope, expires_at, secret_needed=False)
+        token = access_token(grant.client.app_id, grant.person, grant.scope, expires_at)
+        self.add_access(token, grant, expires_at)
         return {
             "token_type": "Bearer",
             "access_token": token,
             "expires_in": lifetime,
-            "scope": scope,
+            "scope": grant.scope,
         }
 
-    def _refresh_answer(self, person: Person, scope: str, secret_needed: bool) -> Answer:
+    def _refresh_answer(self, grant: Grant) -> Answer:
         lifetime = self._options.refresh_token_lifetime
-        expires_at = None if lifetime is None else self._clock() + lifetime
-        token = refresh_token(expires_at)
-        self._refresh_tokens[token] = Grant(
-            person, scope, math.inf if expires_at is None else expires_at, secret_needed
-        )
-        for oldest in self._tokens_of(person)[:-MAX_REFRESH_TOKENS]:
-            del self._refresh_tokens[oldest]
-        answer: Answer = {"refresh_token": token}
-        return answer if lifetime is None else answer | {"refresh_token_expires_in": lifetime}
-
-    def _live(self, grants: Mapping[str, Grant], token: str) -> Grant | None:
-        grant = grants.get(token)
-        return grant if grant and grant.expires_at > self._clock() else None
-
-    def _tokens_of(self, person: Person) -> list[str]:
-        """Live refresh tokens, the oldest first."""
-        now = self._clock()
-        return [
-            token
-            for token, grant in self._refresh_tokens.items()
-            if grant.person == person and grant.expires_at > now
-        ]
+        if lifetime is None:
+            return {"refresh_token": self.rotate(grant, None)}
+        token = self.rotate(grant, self._clock() + lifetime)
+        return {"refresh_token": token, "refresh_token_expires_in": lifetime}
 
 
 def _required(form: Mapping[str, str], name: str) -> str:

@@ -7,9 +7,17 @@ from .scopes import sentences
 
 APP_NAME = "Example app"
 STYLE = Markup(
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:34rem;margin:0 auto;padding:1rem;color:#222}"
-    "header{border-bottom:1px solid #ccc;color:#555}"
-    "button{font:inherit;padding:.4rem .9rem;margin:.2rem .4rem .2rem 0}"
+    ":root{color-scheme:light dark;--text:#222;--soft:#555;--line:#ccc;--page:#fff;"
+    "--strong:#0b57d0;--on-strong:#fff}"
+    "@media(prefers-color-scheme:dark){:root{--text:#e6e6e6;--soft:#aaa;--line:#555;--page:#181a1b;"
+    "--strong:#8ab4f8;--on-strong:#111}a{color:#8ab4f8}}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:34rem;margin:0 auto;padding:1rem;"
+    "color:var(--text);background:var(--page)}"
+    "header{border-bottom:1px solid var(--line);color:var(--soft)}"
+    "button{font:inherit;padding:.4rem .9rem;margin:.2rem .4rem .2rem 0;border-radius:.3rem;"
+    "border:1px solid var(--soft);color:inherit;background:none}"
+    "button[value=allow]{color:var(--on-strong);background:var(--strong);"
+    "border-color:var(--strong);font-weight:600}"
 )
 LAYOUT = Markup("""<!doctype html>
 <html lang="en">
@@ -36,7 +44,7 @@ PARAGRAPH = Markup("<p>{}</p>")
 
 
 def home() -> Markup:
-    link = Markup('<p><a href="/manage-applications">Manage applications</a></p>')
+    link = Markup('<p><a href="manage-applications">Manage applications</a></p>')
     return _page("Home", [link])
 
 

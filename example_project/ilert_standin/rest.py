@@ -1,145 +1,103 @@
 import secrets
-from dataclasses import dataclass
 from itertools import count
 
 from werkzeug.wrappers import Request, Response
 
-from .errors import RestError
-from .oauth import Grant, Grants
-from .people import TENANTS, people_of
+from .errors import RestError, ScopeError
+from .items import items_of
+from .ledger import Grant, Ledger
+from .lists import LISTS, Item, page_of
+from .options import Options
+from .people import TENANTS
 from .responses import json_response
 from .scopes import allows
 
 REQUIRED = ("name", "integrationType", "escalationPolicy")
-Item = dict[str, object]
-AlertSource = Item
-
-
-@dataclass(frozen=True)
-class Collection:
-    """What can only be read; page sizes as ilert's Go client states them."""
-
-    scope: str
-    page: int
-    largest_page: int
-
-
-COLLECTIONS = {
-    "alerts": Collection("alert", 50, 100),
-    "schedules": Collection("schedule", 20, 20),
-    "users": Collection("user", 100, 100),
-}
+NAMES = ("Website checks", "Server room")
 
 
 class Rest:
-    def __init__(self, grants: Grants) -> None:
-        self._grants = grants
+    def __init__(self, options: Options, ledger: Ledger) -> None:
+        self._options = options
+        self._ledger = ledger
         self._ids = count(1001)
-        self._sources: dict[str, dict[int, AlertSource]] = {}
-        for tenant in TENANTS:
-            for name in ("Website checks", "Server room"):
-                self._create(tenant, _described(name))
+        self._sources: dict[str, dict[int, Item]] = {}
 
     def current_user(self, request: Request) -> Response:
-        return json_response(self._authorize(request, "profile", "r").person.profile())
+        return json_response(self._authorize(request, "profile").person.profile())
 
-    def alert_sources(self, request: Request) -> Response:
-        if request.method == "POST":
-            tenant = self._authorize(request, "source", "w").person.tenant
-            return json_response(self._create(tenant, _alert_source_in(request)), 201)
-        tenant = self._authorize(request, "source", "r").person.tenant
-        return json_response(_page(request, list(self._of(tenant).values()), 50, 50))
-
-    def alert_source(self, request: Request, id: int) -> Response:
-        level = {"PUT": "w", "DELETE": "d"}.get(request.method, "r")
-        sources = self._of(self._authorize(request, "source", level).person.tenant)
-        if id not in sources:
-            raise RestError(404, "Alert source not found")
-        if request.method == "DELETE":
-            del sources[id]
-            return Response(status=204)
-        if request.method == "PUT":
-            sources[id] = sources[id] | _alert_source_in(request) | {"id": id}
-        return json_response(sources[id])
-
-    def collection(self, request: Request, name: str) -> Response:
-        kind = COLLECTIONS[name]
-        tenant = self._authorize(request, kind.scope, "r").person.tenant
-        return json_response(_page(request, _items(tenant)[name], kind.page, kind.largest_page))
+    def listing(self, request: Request, name: str, parent_id: int | None = None) -> Response:
+        tenant = self._authorize(request, LISTS[name].scope).person.tenant
+        if parent_id is not None:
+            self._find(tenant, name.partition("/")[0], parent_id)
+        return page_of(request, LISTS[name], self._items(tenant, name))
 
     def member(self, request: Request, name: str, id: int) -> Response:
-        tenant = self._authorize(request, COLLECTIONS[name].scope, "r").person.tenant
-        for item in _items(tenant)[name]:
-            if item["id"] == id:
-                return json_response(item)
-        raise RestError(404, f"{name.capitalize()[:-1]} not found")
+        if name not in LISTS:
+            raise RestError(404, "Not Found")
+        tenant = self._authorize(request, LISTS[name].scope).person.tenant
+        return json_response(self._find(tenant, name, id))
 
-    def on_calls(self, request: Request) -> Response:
-        """In one piece."""
-        tenant = self._authorize(request, "schedule", "r").person.tenant
-        return json_response([shift | {"schedule": _short(of)} for of, shift in _shifts(tenant)])
+    def create_alert_source(self, request: Request) -> Response:
+        tenant = self._authorize(request, "source:w").person.tenant
+        return json_response(self._create(self._of(tenant), _alert_source_in(request)), 201)
 
-    def _authorize(self, request: Request, resource: str, level: str) -> Grant:
+    def change_alert_source(self, request: Request, id: int) -> Response:
+        scope = "source:w" if request.method == "PUT" else "source:d"
+        tenant = self._authorize(request, scope).person.tenant
+        source = self._find(tenant, "alert-sources", id)
+        if request.method == "DELETE":
+            del self._of(tenant)[id]
+            return Response(status=204)
+        source |= _alert_source_in(request) | {"id": id}
+        return json_response(source)
+
+    def _authorize(self, request: Request, scope: str) -> Grant:
+        """Any live token will do where there is no scope."""
         credentials = request.authorization
         if credentials is None or credentials.type != "bearer" or not credentials.token:
             raise RestError(401, "A bearer token is needed")
-        grant = self._grants.find(credentials.token)
+        grant = self._ledger.find_access(credentials.token)
         if grant is None:
             raise RestError(401, "The access token is unknown or expired")
-        if not allows(grant.scope, resource, level):
-            raise RestError(403, f"The scope does not include {resource}:{level}")
+        if scope and not allows(grant.scope, scope):
+            raise ScopeError(scope)
         return grant
 
-    def _of(self, tenant: str) -> dict[int, AlertSource]:
-        return self._sources.setdefault(tenant, {})
+    def _items(self, tenant: str, name: str) -> list[Item]:
+        if name == "alert-sources":
+            return list(self._of(tenant).values())
+        return items_of(tenant, name)
 
-    def _create(self, tenant: str, described: AlertSource) -> AlertSource:
+    def _find(self, tenant: str, name: str, id: int) -> Item:
+        for item in self._items(tenant, name):
+            if item.get("id") == id:
+                return item
+        raise RestError(404, f"No {id} in {name}")
+
+    def _of(self, tenant: str) -> dict[int, Item]:
+        """A tenant's alert sources are made when they are first asked for."""
+        if tenant not in self._sources:
+            sources = self._sources[tenant] = {}
+            known = range(self._options.alert_sources if tenant in TENANTS else 0)
+            for number in known:
+                self._create(sources, _described(number))
+        return self._sources[tenant]
+
+    def _create(self, sources: dict[int, Item], described: Item) -> Item:
         id = next(self._ids)
         made = {"id": id, "integrationKey": f"il1api{secrets.token_hex(16)}"}
-        source = {"status": "ALL_RESOLVED", "active": True} | described | made
-        self._of(tenant)[id] = source
-        return source
+        sources[id] = {"status": "ALL_RESOLVED", "active": True} | described | made
+        return sources[id]
 
 
-def _items(tenant: str) -> dict[str, list[Item]]:
-    source = {"id": 1001, "name": "Website checks"}
-    alerts: list[Item] = [
-        {"id": id, "summary": f"Check {id} fails", "status": status, "alertSource": source}
-        for id, status in ((4001, "PENDING"), (4002, "ACCEPTED"), (4003, "RESOLVED"))
-    ]
-    users = [person.profile() for person in people_of(tenant)]
-    schedules = [schedule | {"currentShift": shift} for schedule, shift in _shifts(tenant)]
-    return {"alerts": alerts, "schedules": schedules, "users": users}
-
-
-def _shifts(tenant: str) -> list[tuple[Item, Item]]:
-    """Each schedule, more than one page of them, and who is on call by it."""
-    people = [person.profile() for person in people_of(tenant)] or [{}]
-    times = {"start": "2026-01-01T00:00:00Z", "end": "2026-12-31T00:00:00Z"}
-    return [
-        (
-            {"id": 3000 + number, "name": f"Rotation {number}", "timezone": "Europe/Berlin"},
-            {"user": _short(people[number % len(people)]), **times},
-        )
-        for number in range(1, 24)
-    ]
-
-
-def _short(item: Item) -> Item:
-    return {key: item[key] for key in ("id", "name", "username") if key in item}
-
-
-def _page(request: Request, items: list[Item], size: int, largest: int) -> list[Item]:
-    start = _whole_number(request, "start-index", 0)
-    return items[start:][: min(_whole_number(request, "max-results", size), largest)]
-
-
-def _described(name: str) -> AlertSource:
+def _described(number: int) -> Item:
+    name = NAMES[number] if number < len(NAMES) else f"Alert source {number + 1}"
     policy = {"id": 1, "name": "Default"}
     return {"name": name, "integrationType": "API", "escalationPolicy": policy}
 
 
-def _alert_source_in(request: Request) -> AlertSource:
+def _alert_source_in(request: Request) -> Item:
     described = request.get_json(silent=True)
     if not isinstance(described, dict):
         raise RestError(400, "The body must be a JSON object")
@@ -147,10 +105,3 @@ def _alert_source_in(request: Request) -> AlertSource:
     if missing:
         raise RestError(400, f"Missing: {', '.join(missing)}")
     return described
-
-
-def _whole_number(request: Request, name: str, default: int) -> int:
-    text = request.args.get(name, str(default))
-    if not (text.isascii() and text.isdecimal()):
-        raise RestError(400, f"{name} must be a whole number")
-    return int(text)

@@ -43,10 +43,11 @@ def sentences(scope: str) -> list[str]:
     return [sentence(name) for name in scope.split(" ")]
 
 
-def allows(scope: str, resource: str, level: str) -> bool:
-    held = (name.partition(":") for name in scope.split(" "))
+def allows(granted: str, needed: str) -> bool:
+    resource, _, level = needed.partition(":")
+    held = (name.partition(":") for name in granted.split(" "))
     return any(
-        LEVELS.index(held_level or "r") >= LEVELS.index(level)
+        LEVELS.index(held_level or "r") >= LEVELS.index(level or "r")
         for name, _, held_level in held
         if name in (resource, "wildcard")
     )

@@ -1,15 +1,17 @@
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import quote, urlsplit
 
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+from werkzeug.wrappers import Response
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
 class QuietHandler(WSGIRequestHandler):
@@ -55,7 +57,25 @@ def serve(app: "WSGIApplication", *, port: int = 0) -> Iterator[str]:
         thread.join()
 
 
-def drop_connection(environ: "WSGIEnvironment") -> None:
+def drop_connection(environ: "WSGIEnvironment") -> NoReturn:
     connection: socket.socket = environ["werkzeug.socket"]
     connection.shutdown(socket.SHUT_RDWR)
     raise ConnectionResetError
+
+
+def drip(response: Response, head_pause: float, body_pause: float) -> "WSGIApplication":
+    """The response is sent byte by byte where there is a pause, and the connection closed."""
+    body = response.get_data()
+    response.headers.update({"Content-Length": str(len(body)), "Connection": "close"})
+    head = f"HTTP/1.1 {response.status}\r\n{response.headers}".encode("latin-1")
+
+    def send(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        connection: socket.socket = environ["werkzeug.socket"]
+        for part, pause in ((head, head_pause), (body, body_pause)):
+            pieces = [bytes([byte]) for byte in part] if pause else [part]
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(pause)
+        drop_connection(environ)
+
+    return send

@@ -8,8 +8,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from .people import Person
 
-APP_ID = 250
-
 
 @cache
 def _access_key() -> rsa.RSAPrivateKey:
@@ -21,10 +19,10 @@ def _refresh_key() -> bytes:
     return secrets.token_bytes(32)
 
 
-def access_token(person: Person, scope: str, expires_at: float) -> str:
+def access_token(app_id: int, person: Person, scope: str, expires_at: float) -> str:
     claims = {
         "il_n": person.tenant,
-        "il_a": APP_ID,
+        "il_a": app_id,
         "il_s": scope,
         "iss": "ilert",
         "il_u": person.username,

@@ -108,6 +108,13 @@ def oauth_error(response: requests.Response) -> tuple[int, str]:
 
 def rest_error(response: requests.Response) -> tuple[int, str]:
     body = response.json()
-    assert set(body) == {"status", "message", "code"}
+    assert set(body) - {"scope"} == {"status", "message", "code"}
     assert body["status"] == response.status_code
     return response.status_code, body["code"]
+
+
+def missing_scope(response: requests.Response) -> str:
+    """Of an answer that must be a 403 for want of a scope."""
+    assert rest_error(response) == (403, "OAUTH2_SCOPE_ERROR")
+    scope: str = response.json()["scope"]
+    return scope

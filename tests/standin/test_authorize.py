@@ -160,6 +160,17 @@ def test_what_a_query_holds_is_escaped_on_the_pages(client: AppClient) -> None:
     assert "<script" not in page.text
 
 
+def test_allow_is_the_one_button_that_stands_out(client: AppClient) -> None:
+    page = client.http.post(client.authorize_url(), data={"account": "acme/grace"}).text
+    assert page.count("button[value=allow]") == page.count('value="allow"') == 1
+
+
+def test_pages_follow_the_browser_into_the_dark(client: AppClient) -> None:
+    page = client.open_authorize().text
+    assert "color-scheme:light dark" in page
+    assert "@media(prefers-color-scheme:dark)" in page
+
+
 @pytest.mark.parametrize("path", ["/", "/manage-applications", "/nowhere"])
 def test_every_page_says_what_it_is_and_loads_nothing(client: AppClient, path: str) -> None:
     response = client.http.get(client.base_url + path)

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import requests
 
 import ilert_standin
+from ilert_standin import Options
 from ilert_standin.__main__ import parser
 from tests.standin.app_client import CLIENT_ID, CLIENT_SECRET, REDIRECT_URI, AppClient
 
@@ -51,7 +53,7 @@ def test_the_flags_are_the_options() -> None:
             *("--client-id", CLIENT_ID, "--client-secret", CLIENT_SECRET),
             *("--redirect-uri", "https://first.example/", "--redirect-uri", REDIRECT_URI),
             *("--access-token-lifetime", "9", "--refresh-token-lifetime", "0", "--rotate"),
-            *("--fault", "revoke:503:2", "--fault", "users/current:html"),
+            *("--detect-reuse", "--fault", "revoke:503:2", "--fault", "users/current:html"),
         ) as (_, base_url),
         requests.Session() as http,
     ):
@@ -59,7 +61,9 @@ def test_the_flags_are_the_options() -> None:
         tokens = client.connect()
         assert tokens["expires_in"] == 9
         assert "refresh_token_expires_in" not in tokens
-        assert "refresh_token" in client.refresh(tokens["refresh_token"]).json()
+        rotated = client.refresh(tokens["refresh_token"]).json()["refresh_token"]
+        assert client.refresh(tokens["refresh_token"]).status_code == 401
+        assert client.refresh(rotated).status_code == 401
         statuses = [client.post("revoke", {"token": "x"}).status_code for _ in range(3)]
         assert statuses == [503, 503, 200]
 
@@ -84,6 +88,26 @@ def test_it_logs_a_short_line_a_request_and_never_a_secret() -> None:
     ]
 
 
+def test_more_clients_and_a_prefix_are_flags() -> None:
+    other = ("other-client", "other-secret", "https://one.example/", REDIRECT_URI)
+    with (
+        running("--url-prefix", "some/ilert/", "--client", *other) as (_, base_url),
+        requests.Session() as http,
+    ):
+        client = AppClient(f"{base_url}/some/ilert", http)
+        code = client.code(client_id="other-client")
+        credentials = {"client_id": "other-client", "client_secret": "other-secret"}
+        assert client.exchange(code, **credentials).status_code == 200
+
+
+def test_the_help_names_every_option() -> None:
+    told = parser().format_help()
+    named = {"redirect_uris": "--redirect-uri URI", "more_clients": "--client ID SECRET URI"}
+    for option in fields(Options):
+        flag = f"--{option.name.replace('_', '-')}"
+        assert named.get(option.name, flag) in told
+
+
 def test_ctrl_c_ends_it_quietly() -> None:
     with running() as (process, _):
         assert end(process, signal.SIGINT) == ""
@@ -106,6 +130,8 @@ def test_a_taken_port_is_told_in_one_line() -> None:
     ("arguments", "told"),
     [
         (["--port", "70000"], "--port"),
+        (["--client", "an-id", "a-secret"], "--client takes an id, a secret and one redirect URI"),
+        (["--client-error", "teapot"], "--client-error"),
         (["--fault", "tokens:500"], "PATH is one of authorize, token"),
         (["--fault", "token:teapot"], "WHAT is an HTTP error status or one of html"),
     ],

@@ -1,11 +1,21 @@
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import requests
 
 from ilert_standin import Fault, StandIn
 from ilert_standin.faults import parse_fault
-from tests.standin.app_client import AppClient, oauth_error, rest_error
+from tests.standin.app_client import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    OAUTH,
+    AppClient,
+    oauth_error,
+    rest_error,
+)
 
 
 def inject(standin: StandIn, text: str) -> None:
@@ -130,6 +140,98 @@ def test_a_dropped_request_is_recorded_without_a_status(
     assert [made.status for made in standin.token_requests] == [0]
 
 
+def test_a_lost_answer_is_of_a_request_that_was_carried_out(
+    standin: StandIn, client: AppClient
+) -> None:
+    standin.options.rotate = True
+    token = client.connect()["refresh_token"]
+    inject(standin, "token:lost")
+    with pytest.raises(requests.ConnectionError):
+        client.refresh(token)
+    assert standin.token_requests[-1].status == 0
+    (live,) = standin.ledger().values()
+    assert live != token
+    assert oauth_error(client.refresh(token)) == (401, "invalid_grant")
+
+
+def test_a_late_answer_is_of_a_request_that_was_carried_out_at_once(
+    standin: StandIn, client: AppClient
+) -> None:
+    standin.options.rotate = True
+    token = client.connect()["refresh_token"]
+    inject(standin, "token:late=0.5")
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.refresh, token)
+        while standin.ledger() == {standin.grant_of(token): token}:
+            time.sleep(0.01)
+        assert not answer.done()
+        assert answer.result().json()["refresh_token"] in standin.ledger().values()
+    assert time.monotonic() - started >= 0.5
+
+
+def raw_refresh(client: AppClient, token: str) -> tuple[float, float, bytes]:
+    """Seconds until the headers had come, and then until the body had; and all of it."""
+    form = urlencode(
+        {
+            "grant_type": "refresh_token",
+            "client_id": CLIENT_ID,
+            "client_secret": CLIENT_SECRET,
+            "refresh_token": token,
+        }
+    )
+    host, port = urlsplit(client.base_url).netloc.split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall(
+            f"POST {OAUTH}/token HTTP/1.1\r\nHost: {host}\r\n"
+            "Content-Type: application/x-www-form-urlencoded\r\n"
+            f"Content-Length: {len(form)}\r\n\r\n{form}".encode()
+        )
+        started, headers_came, received = time.monotonic(), 0.0, b""
+        while piece := connection.recv(1000):
+            received += piece
+            if not headers_came and b"\r\n\r\n" in received:
+                headers_came = time.monotonic()
+    return headers_came - started, time.monotonic() - headers_came, received
+
+
+@pytest.mark.parametrize("what", ["drip", "drip-headers"])
+def test_a_dripping_answer_is_the_real_one(standin: StandIn, client: AppClient, what: str) -> None:
+    token = str(standin.issue_tokens("acme", "grace")["refresh_token"])
+    inject(standin, f"token:{what}=0.0001")
+    answer = client.refresh(token)
+    assert client.api("GET", "users/current", answer.json()["access_token"]).status_code == 200
+
+
+def test_a_body_drips_after_its_headers(standin: StandIn, client: AppClient) -> None:
+    inject(standin, "token:drip=0.005")
+    head, body, received = raw_refresh(client, "unknown")
+    assert head < body
+    assert body >= 0.005 * len(received.partition(b"\r\n\r\n")[2].rstrip())
+
+
+def test_headers_drip_before_their_body(standin: StandIn, client: AppClient) -> None:
+    inject(standin, "token:drip-headers=0.002")
+    head, body, received = raw_refresh(client, "unknown")
+    assert head >= 0.002 * len(received.partition(b"\r\n\r\n")[0])
+    assert body < head
+
+
+def test_a_body_can_drip_more_slowly_than_a_client_is_patient(
+    standin: StandIn, client: AppClient
+) -> None:
+    inject(standin, "users/current:drip=1")
+    with pytest.raises(requests.ConnectionError):
+        client.http.get(f"{client.base_url}/api/users/current", timeout=0.3)
+    assert client.api("GET", "users/current").status_code == 401
+
+
+def test_a_gateway_before_ilert_answers_in_html(standin: StandIn, client: AppClient) -> None:
+    inject(standin, "token:gateway")
+    response = client.refresh("unknown")
+    assert (response.status_code, response.headers["Content-Type"]) == (502, "text/html")
+
+
 def test_latency_slows_the_api_and_not_the_pages(standin: StandIn, client: AppClient) -> None:
     standin.options.latency = 0.2
     started = time.monotonic()
@@ -158,7 +260,10 @@ def test_waiting_requests_do_not_wait_for_each_other(standin: StandIn, client: A
         "token:200",
         "token:teapot",
         "token:hang",
+        "token:hang=",
         "token:hang=long",
+        "token:late",
+        "token:lost=1",
         "token:hang=nan",
         "token:500:many",
         "token:500:1:2",
