@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.apps import AppConfig
+from django.contrib.auth.signals import user_logged_in
 from django.core import checks
 from django.db.models.signals import pre_delete
 from django.utils.translation import gettext_lazy as _
@@ -12,7 +13,7 @@ from .checks import check_deployment, check_settings
 
 def end_grant(**kwargs: Any) -> None:
     # Flows bring along requests, which a start of the site should not wait for.
-    from .flows.disconnect import end_grant_of_deleted
+    from .flows._disconnect import end_grant_of_deleted
 
     end_grant_of_deleted(**kwargs)
 
@@ -24,6 +25,10 @@ class IlertOAuthConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        # It needs the models, which Django loads after this module.
+        from .internal.authorization_request import mark_browser
+
+        user_logged_in.connect(mark_browser)
         pre_delete.connect(end_grant, sender=self.get_model("ConnectedAccount"))
         checks.register(check_settings)
         checks.register(check_deployment, deploy=True)

@@ -11,9 +11,11 @@ from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, router
 from django.urls import NoReverseMatch
 
 from .conf import NAMES, PREFIX, conf
+from .internal.db import DatabaseTime
 
 REQUIRED_APPS = ("django.contrib.auth", "django.contrib.messages", "django.contrib.sessions")
 
@@ -31,7 +33,8 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     # Images are built before their settings are there, and makemigrations runs every check.
     if sys.argv[1:2] == ["makemigrations"]:
         return []
-    return [*_missing(), *_malformed(), *_unknown(), *_missing_apps()]
+    settings_found = [*_missing(), *_malformed(), *_unknown()]
+    return [*settings_found, *_missing_apps(), *_database(), *_naive_times()]
 
 
 def check_deployment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -52,7 +55,7 @@ def _malformed() -> Iterator[CheckMessage]:
             getattr(conf, name.removeprefix(PREFIX).lower())
         except ImproperlyConfigured as error:
             if getattr(settings, name, None) or name not in HINTS:
-                hint = HINTS.get(name, "Mend it, or leave it out for its default.")
+                hint = HINTS.get(name, "Correct it, or leave it out for its default.")
                 yield Error(str(error), hint=hint, id="ilert_oauth.E002")
         except NoReverseMatch:
             yield Error(
@@ -83,6 +86,27 @@ def _missing_apps() -> Iterator[CheckMessage]:
             )
 
 
+def _database() -> Iterator[CheckMessage]:
+    alias = router.db_for_write(apps.get_model("ilert_oauth", "ConnectedAccount"))
+    vendor = connections[alias].vendor
+    if vendor not in DatabaseTime.SQL:
+        yield Error(
+            f"django_ilert_oauth does not know the database {vendor!r} of {alias!r}.",
+            hint="Keep its tables in PostgreSQL, MariaDB, MySQL or SQLite, by a router if need be.",
+            id="ilert_oauth.E006",
+        )
+
+
+def _naive_times() -> Iterator[CheckMessage]:
+    if not settings.USE_TZ:
+        yield Warning(
+            "USE_TZ is off: in the hour in which clocks are set back, expiry times are wrong by an "
+            "hour.",
+            hint="Set USE_TZ = True.",
+            id="ilert_oauth.W005",
+        )
+
+
 def _plain_http() -> Iterator[CheckMessage]:
     for name in ("APP_URL", "API_URL", "TENANT_URL", "REDIRECT_URI"):
         url = getattr(settings, PREFIX + name, None)
@@ -99,7 +123,7 @@ def _redirect_uri_behind_proxy() -> Iterator[CheckMessage]:
     if behind_proxy and not getattr(settings, PREFIX + "REDIRECT_URI", None):
         yield Warning(
             f"{PREFIX}REDIRECT_URI is not set, and the site is behind a proxy.",
-            hint="Set the URI that is registered at ilert: it has to match to the letter.",
+            hint="Set the URI that is registered at ilert: it must match exactly.",
             id="ilert_oauth.W002",
         )
 

@@ -20,7 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.shortcuts import resolve_url
 
 from . import scopes
-from .secret import Secret
+from .oauth.secret import Secret
 
 PREFIX = "ILERT_OAUTH_"
 
@@ -35,11 +35,11 @@ def is_tenant(name: str) -> bool:
 class Conf:
     @property
     def client_id(self) -> str:
-        return _required_text("CLIENT_ID")
+        return _required_string("CLIENT_ID")
 
     @property
     def client_secret(self) -> Secret:
-        return Secret(_required_text("CLIENT_SECRET"))
+        return Secret(_required_string("CLIENT_SECRET"))
 
     @property
     def encryption_keys(self) -> list[Secret]:
@@ -105,11 +105,11 @@ class Conf:
 
     @property
     def requests_per_minute(self) -> int:
-        """0 lifts the pace."""
-        pace = _get("REQUESTS_PER_MINUTE", 600)
-        if not isinstance(pace, int) or isinstance(pace, bool) or pace < 0:
-            raise _malformed("REQUESTS_PER_MINUTE", "a whole number, 0 for no pace")
-        return pace
+        """0 is no limit."""
+        limit = _get("REQUESTS_PER_MINUTE", 600)
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+            raise _malformed("REQUESTS_PER_MINUTE", "an integer, 0 for no limit")
+        return limit
 
     @property
     def revoke_on_delete(self) -> bool:
@@ -145,12 +145,14 @@ def _malformed(name: str, wanted: str) -> ImproperlyConfigured:
     return ImproperlyConfigured(f"{PREFIX}{name} must be {wanted}.")
 
 
-def _required_text(name: str) -> str:
+def _required_string(name: str) -> str:
     # In no variable: error trackers show those of each frame that an exception passes.
     if not _get(name):
         raise _missing(name)
     if not isinstance(_get(name), str):
-        raise _malformed(name, "a text")
+        raise _malformed(name, "a string")
+    if _get(name) != _get(name).strip():
+        raise _malformed(name, "a string without white space at its ends")
     return str(_get(name))
 
 

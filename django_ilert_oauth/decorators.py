@@ -1,4 +1,4 @@
-"""For views that work in ilert: only a user with an account that fits gets in."""
+"""For views that work in ilert: only a user with a matching account gets in."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from urllib.parse import urlsplit
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render, resolve_url
 from django.utils.cache import add_never_cache_headers, patch_vary_headers
 
-from . import choice
 from . import scopes as scope_names
-from .links import choose_url, connect_url, wants_json, way_back
+from .internal import account_selection
+from .internal.return_urls import choose_url, connect_url, return_url, wants_json
 from .models import ConnectedAccount
 
 __all__ = ["IlertAccountRequiredMixin", "IlertHttpRequest", "connect_url", "ilert_account_required"]
@@ -41,7 +42,8 @@ def ilert_account_required(view: Any = None, *, scopes: str | Iterable[str] = ()
     """Sends users to log in, to connect, to extend or reconnect an account, or to choose one.
 
     The view finds the account in ``request.ilert_account``: connected, readable, granted these
-    scopes. Its token may have run out; ``IlertSession`` renews it.
+    scopes. Its token may have expired; ``IlertSession`` refreshes it. Django's
+    ``LoginRequiredMiddleware`` leaves the view alone, since programs get JSON here.
     """
     guard = partial(_guard, scope_names.union(scopes))
     return guard if view is None else guard(view)
@@ -52,6 +54,7 @@ class IlertAccountRequiredMixin:
 
     ilert_scopes: str | Iterable[str] = ()
 
+    @login_not_required
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         view = super().dispatch  # type: ignore[misc]
         return ilert_account_required(view, scopes=self.ilert_scopes)(request, *args, **kwargs)
@@ -66,7 +69,7 @@ def _guard(scopes: str, view: View) -> View:
         return _refuse(request, scopes) or view(request, *args, **kwargs)
 
     guard: Any = guarded_async if _is_async(view) else guarded
-    return cast(View, wraps(view)(guard))
+    return cast(View, login_not_required(wraps(view)(guard)))
 
 
 def _is_async(view: Callable[..., Any]) -> bool:
@@ -81,8 +84,9 @@ def _instance(view: Callable[..., Any]) -> Any:
 
 
 def _refuse(request: HttpRequest, scopes: str) -> HttpResponse | None:
-    """Nothing for a user with an account that fits, which is then in the request."""
-    account = choice.chosen(request, choice.fitting(request, scopes))
+    """Nothing for a user with a matching account, which is then in the request."""
+    matching = account_selection.matching(request, scopes)
+    account = account_selection.chosen(request, matching)
     if account is not None:
         cast(IlertHttpRequest, request).ilert_account = account
         return None
@@ -96,14 +100,14 @@ def _send_away(request: HttpRequest, scopes: str) -> HttpResponse:
     if not request.user.is_authenticated:
         urls = {"login_url": _login_url(request), "connect_url": connect_url(request)}
         return _send(request, 401, "login_required", **urls)
-    if choice.fitting(request, scopes):
+    if account_selection.matching(request, scopes):
         url = choose_url(request, scopes=scopes)
         return _send(request, 403, "account_choice_required", choose_url=url)
-    account = choice.to_mend(request, scopes)
+    account = account_selection.account_to_reconnect(request, scopes)
     url = connect_url(request, scopes=scopes, account=account)
     if account is None:
         return _send(request, 401, "account_required", connect_url=url)
-    if not choice.is_usable(account):
+    if not account_selection.is_usable(account):
         return _send(request, 401, "reconnect_required", connect_url=url)
     return _ask_for_more(request, scopes, account, url)
 
@@ -113,7 +117,7 @@ def _ask_for_more(
 ) -> HttpResponse:
     """Who was asked already and granted less is told, and never sent to ilert again unasked."""
     missing = scope_names.missing(account.granted_scope, scopes)
-    if wants_json(request) or not choice.was_asked(account, scopes):
+    if wants_json(request) or not account_selection.was_asked(account, scopes):
         return _send(request, 403, "insufficient_scope", connect_url=url, missing_scopes=missing)
     context = {
         "account": account,
@@ -131,7 +135,7 @@ def _send(request: HttpRequest, status: int, error: str, **facts: Any) -> HttpRe
 
 
 def _login_url(request: HttpRequest) -> str:
-    next_url = way_back(request)
+    next_url = return_url(request)
     if urlsplit(resolve_url(settings.LOGIN_URL)).netloc:
         next_url = request.build_absolute_uri(next_url)
     return redirect_to_login(next_url).url

@@ -3,18 +3,56 @@
 ::
 
     IlertOAuthError
-      StateError                 the callback belongs to no attempt started here
+      StateError                 the callback belongs to no authorization request started here
       AuthorizationDeniedError   ilert sent the user back with an error
       IlertUnavailableError      transient; nothing changed
       IlertRejectedError         ilert answered with an OAuth error
-        ReconnectRequiredError   the grant is gone; only the user can mend it
+        ReconnectRequiredError   the grant is gone; only the user can fix it
       EndpointMismatchError      the account's tokens belong to another ilert
       TokenDecryptionError       no configured key opens this token
 
-The text of each is safe to log and to show: it holds no secret and nothing that ilert sent.
+    requests.HTTPError
+      IlertHTTPError             an error response of ilert's REST API
+        IlertScopeError          403: a scope is missing
+        IlertPlanError           402: the tenant's plan does not include it
+
+The text of each is safe to log and to show: it holds no secret and, but for codes, nothing that
+ilert sent.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._http_exceptions import IlertHTTPError, IlertPlanError, IlertScopeError
+else:
+
+    def __getattr__(name):
+        """The exceptions of REST calls are imported when they are asked for.
+
+        They bring along ``requests``, which a start of Django should not wait for.
+        """
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import _http_exceptions
+
+        return getattr(_http_exceptions, name)
+
+
+__all__ = [
+    "AuthorizationDeniedError",
+    "EndpointMismatchError",
+    "IlertHTTPError",
+    "IlertOAuthError",
+    "IlertPlanError",
+    "IlertRejectedError",
+    "IlertScopeError",
+    "IlertUnavailableError",
+    "ReconnectRequiredError",
+    "StateError",
+    "TokenDecryptionError",
+]
 
 
 class IlertOAuthError(Exception):
@@ -28,7 +66,7 @@ class IlertOAuthError(Exception):
 
 
 class StateError(IlertOAuthError):
-    """The state is missing, unknown, expired, used up, or another session's or user's."""
+    """The state is missing, unknown, expired, used, or of another browser or user."""
 
     code = "invalid_state"
 
@@ -40,15 +78,19 @@ class AuthorizationDeniedError(IlertOAuthError):
 
 
 class IlertUnavailableError(IlertOAuthError):
-    """No usable answer; trying again later may help.
+    """There is no usable response; trying again later may help.
 
-    ``retry_after`` is in seconds, where ilert named a time.
+    ``status`` is the HTTP status, 0 where no response came. ``retry_after`` is in seconds, where
+    ilert named a time.
     """
 
     code = "unavailable"
 
-    def __init__(self, message: str, *, code: str = "", retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str = "", status: int = 0, retry_after: float | None = None
+    ) -> None:
         super().__init__(message, code=code)
+        self.status = status
         self.retry_after = retry_after
 
 

@@ -6,8 +6,9 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
-from . import signed_scopes
 from .conf import conf, is_tenant
+from .internal import signed_scopes
+from .internal.rows import account_rows
 from .models import ConnectedAccount
 
 
@@ -31,10 +32,19 @@ class ConnectForm(forms.Form):
     def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._user = user
-        accounts = ConnectedAccount.objects.for_user(user)
+        accounts = account_rows().for_user(user)
         self.fields["account"].queryset = accounts  # type: ignore[attr-defined]
         if conf.tenant:
             del self.fields["tenant"]
+
+    @property
+    def account_shown(self) -> ConnectedAccount | None:
+        """Whether the form is valid or not."""
+        try:
+            account: ConnectedAccount | None = self.fields["account"].clean(self["account"].value())
+        except ValidationError:
+            return None
+        return account
 
     @property
     def asked_scopes(self) -> str:

@@ -1,12 +1,13 @@
-"""The connected accounts, the revocations that ilert has not heard of yet, and used attempts.
+"""The connected accounts, the pending revocations and the authorization requests.
 
 Models hold data and answer questions; what is done to an account is done by ``flows``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import timedelta
+import uuid
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from django.conf import settings
@@ -15,17 +16,22 @@ from django.db.models.functions import Concat
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from . import crypto, scopes
-from .fields import ExactCharField
-from .secret import Secret
+from . import scopes
+from .internal import crypto
+from .internal.db import DatabaseTime, ExactCharField
+from .oauth.secret import Secret
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
 
-#: A grant this near to its end is renewed although its access token may be good for longer ...
+    from .oauth.responses import TokenResponse
+
+#: A grant this near to its end is refreshed although its access token may be good for longer ...
 GRANT_MARGIN = timedelta(days=7)
-#: ... but not at every run: without rotation, renewing does not move the end.
+#: ... but not at every run: without rotation, a refresh does not move the end.
 GRANT_RETRY = timedelta(days=1)
+#: A time that lies ahead no further than this was written just now, by another host or query.
+CLOCK_TOLERANCE = timedelta(seconds=10)
 
 
 class Status(models.TextChoices):
@@ -38,22 +44,8 @@ class Reason(models.TextChoices):
     USER = "user", _("by the user")
     ADMIN = "admin", _("by an administrator")
     REVOKED_AT_ILERT = "revoked_at_ilert", _("access was revoked at ilert")
-    EXPIRED = "expired", _("access has run out")
+    EXPIRED = "expired", _("access has expired")
     DELETED = "deleted", _("the account was deleted")
-
-
-class DatabaseTime(models.Expression):
-    """Milliseconds since the epoch by the database's clock, whatever its time zone."""
-
-    output_field = models.BigIntegerField()
-    SQL = {
-        "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-        "postgresql": "CAST(EXTRACT(EPOCH FROM CLOCK_TIMESTAMP()) * 1000 AS bigint)",
-        "mysql": "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000)",
-    }
-
-    def as_sql(self, compiler: Any, connection: Any) -> Any:
-        return self.SQL[connection.vendor], ()
 
 
 class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
@@ -64,10 +56,10 @@ class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
         return self.filter(user=user)
 
     def expiring(self, within: timedelta) -> Self:
-        """Connected accounts due for renewal.
+        """Connected accounts that are due for a refresh.
 
-        Those whose access token runs out within the time or at an unknown time, and those whose
-        grant ends within a week and that were not renewed for a day.
+        Those whose access token expires within the time or at an unknown time, and those whose
+        grant ends within a week and that were not refreshed for a day.
         """
         now = timezone.now()
         connected = models.Q(status=Status.CONNECTED)
@@ -97,21 +89,52 @@ class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
         return accounts
 
 
+def configured_client_id() -> str:
+    return getattr(settings, "ILERT_OAUTH_CLIENT_ID", "")
+
+
+#: What flows write. ``save()`` writes other columns as always, these only where they were set.
+GRANT_COLUMNS = [
+    "client_id",
+    "granted_scope",
+    "access_token_ciphertext",
+    "refresh_token_ciphertext",
+    "access_token_expires_at",
+    "refresh_token_expires_at",
+    "status",
+    "reason",
+    "status_changed_at",
+    "connected_at",
+    "refreshed_at",
+    "last_error",
+    "last_error_at",
+    "lease_id",
+    "lease_ends_ms",
+]
+
+
 class ConnectedAccount(models.Model):
     """One person in one tenant of one ilert, connected by one user of this site.
 
-    ``access_token`` and ``refresh_token`` encrypt when set and decrypt when read; set them after
-    (or in the constructor together with) the columns of ``identity``, which the keys depend on.
+    ``access_token`` and ``refresh_token`` encrypt when set and decrypt when read. ``save()`` of an
+    account that is stored already leaves out the tokens, expiries, status and lease that this
+    object has not set itself, so an object read before a refresh brings nothing back.
     """
 
     Status = Status
     Reason = Reason
 
+    #: What the tokens are encrypted for; never changes.
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         models.CASCADE,
         related_name="ilert_accounts",
         verbose_name=_("user"),
+    )
+    #: The client of ilert that the grant was given to; its tokens are sent for no other.
+    client_id = models.CharField(
+        _("client ID"), max_length=200, default=configured_client_id, editable=False
     )
     api_url = ExactCharField(_("ilert API"), max_length=200)
     tenant_id = ExactCharField(_("tenant"), max_length=100)
@@ -129,7 +152,7 @@ class ConnectedAccount(models.Model):
     reason = models.CharField(_("reason"), max_length=20, choices=Reason, blank=True)
     status_changed_at = models.DateTimeField(_("status changed"), default=timezone.now)
     connected_at = models.DateTimeField(_("connected"), default=timezone.now)
-    refreshed_at = models.DateTimeField(_("last renewed"), null=True, blank=True)
+    refreshed_at = models.DateTimeField(_("last refreshed"), null=True, blank=True)
     last_error = models.CharField(_("last error"), max_length=40, blank=True)
     last_error_at = models.DateTimeField(_("last error at"), null=True, blank=True)
     lease_id = models.CharField(max_length=32, blank=True, editable=False)
@@ -159,30 +182,69 @@ class ConnectedAccount(models.Model):
     def __str__(self) -> str:
         return f"{self.username} @ {self.tenant_id}"
 
-    @property
-    def identity(self) -> tuple[str, str, str, str]:
-        """What the encryption keys are derived for."""
-        if self.user_id is None:
-            raise ValueError("Give the account a saved user before its tokens.")
-        return (str(self.user_id), self.api_url, self.tenant_id, self.username)
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        is_plain = not args and kwargs.get("using", self._state.db) == self._state.db
+        if is_plain and not kwargs.keys() - {"using"} and self.pk and not self._state.adding:
+            kwargs["update_fields"] = self._columns_to_save()
+        super().save(*args, **kwargs)
+        self._remember_stored(kwargs.get("update_fields") or GRANT_COLUMNS)
+
+    @classmethod
+    def from_db(
+        cls, db: str | None, field_names: Collection[str], values: Collection[Any], **kwargs: Any
+    ) -> Self:
+        account = super().from_db(db, field_names, values, **kwargs)
+        account._remember_stored(GRANT_COLUMNS)
+        return account
+
+    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
+        super().refresh_from_db(*args, **kwargs)
+        named = kwargs.get("fields") or (args[1] if len(args) > 1 else None)
+        self._remember_stored(GRANT_COLUMNS if named is None else named)
+
+    def take_stored(self, values: Mapping[str, Any]) -> None:
+        """Takes over columns as they are stored: ``save()`` will not write them again."""
+        for name, value in values.items():
+            setattr(self, name, value)
+        self._remember_stored(values)
+
+    def _columns_to_save(self) -> list[str]:
+        stored: dict[str, Any] = vars(self).get("_stored_values", {})
+        deferred = self.get_deferred_fields()
+        return [
+            field.name
+            for field in self._meta.concrete_fields
+            if field.attname not in deferred
+            and not (field.primary_key or field.name == "uuid")
+            and not (field.name in stored and stored[field.name] == vars(self)[field.name])
+        ]
+
+    def _remember_stored(self, names: Iterable[str]) -> None:
+        known: dict[str, Any] = vars(self).get("_stored_values", {})
+        read = {name: vars(self)[name] for name in names if name in vars(self)}
+        self._stored_values = known | {n: v for n, v in read.items() if n in GRANT_COLUMNS}
 
     @property
     def access_token(self) -> Secret:
-        """Empty without one. Raises ``TokenDecryptionError``, never returns ciphertext."""
-        return _decrypted(self.access_token_ciphertext, self.identity)
+        """The token, empty without one. Raises ``TokenDecryptionError``."""
+        return _decrypted(self.access_token_ciphertext, self.place_of("access_token"))
 
     @access_token.setter
-    def access_token(self, token: str) -> None:
-        self.access_token_ciphertext = _encrypted(token, self.identity)
+    def access_token(self, token: Secret | str) -> None:
+        self.access_token_ciphertext = _encrypted(token, self.place_of("access_token"))
 
     @property
     def refresh_token(self) -> Secret:
-        """Empty without one. Raises ``TokenDecryptionError``, never returns ciphertext."""
-        return _decrypted(self.refresh_token_ciphertext, self.identity)
+        """The token, empty without one. Raises ``TokenDecryptionError``."""
+        return _decrypted(self.refresh_token_ciphertext, self.place_of("refresh_token"))
 
     @refresh_token.setter
-    def refresh_token(self, token: str) -> None:
-        self.refresh_token_ciphertext = _encrypted(token, self.identity)
+    def refresh_token(self, token: Secret | str) -> None:
+        self.refresh_token_ciphertext = _encrypted(token, self.place_of("refresh_token"))
+
+    def place_of(self, token_name: str) -> crypto.Place:
+        """What ``access_token`` or ``refresh_token`` is encrypted for."""
+        return (str(self.uuid), token_name)
 
     @property
     def needs_reconnect(self) -> bool:
@@ -191,8 +253,11 @@ class ConnectedAccount(models.Model):
     @property
     def is_readable(self) -> bool:
         """Whether the configured keys open what is stored."""
-        texts = filter(None, (self.access_token_ciphertext, self.refresh_token_ciphertext))
-        return all(crypto.key_number(text, self.identity) for text in texts)
+        return all(
+            crypto.key_number(ciphertext, self.place_of(name))
+            for name in ("access_token", "refresh_token")
+            if (ciphertext := getattr(self, f"{name}_ciphertext"))
+        )
 
     @property
     def status_text(self) -> StrOrPromise:
@@ -209,35 +274,76 @@ class ConnectedAccount(models.Model):
     def has_scopes(self, *required: str | Iterable[str]) -> bool:
         return scopes.covers(self.granted_scope, scopes.union(*required))
 
-    def is_fresh(self, margin: timedelta = timedelta(0)) -> bool:
-        """Connected, with an access token that is known to be good for longer than the margin."""
+    def is_fresh(self, margin: timedelta = timedelta(0), *, now: datetime | None = None) -> bool:
+        """Connected, with an access token that is known to be good for longer than the margin.
+
+        ``now`` is this host's time unless given.
+        """
         expires_at = self.access_token_expires_at
         return (
             self.status == Status.CONNECTED
             and self.access_token_ciphertext != ""
             and expires_at is not None
-            and expires_at - margin > timezone.now()
+            and expires_at - margin > (now or timezone.now())
         )
 
-    def was_refreshed_within(self, interval: timedelta) -> bool:
-        return self.refreshed_at is not None and self.refreshed_at > timezone.now() - interval
+    def was_refreshed_within(self, interval: timedelta, *, now: datetime | None = None) -> bool:
+        """Whether the last refresh is less than the interval ago; one that lies ahead is not."""
+        if self.refreshed_at is None:
+            return False
+        age = (now or timezone.now()) - self.refreshed_at
+        return -min(interval, CLOCK_TOLERANCE) < age < interval
+
+    def take_tokens(self, tokens: TokenResponse, now: datetime) -> list[str]:
+        """Sets what ilert has given at this moment, and returns the names of the columns.
+
+        A response without refresh token or scope leaves what the account has.
+        """
+        names = ["access_token_ciphertext", "access_token_expires_at"]
+        self.access_token = tokens.access_token
+        self.access_token_expires_at = _later(now, tokens.expires_in)
+        if tokens.refresh_token:
+            names += ["refresh_token_ciphertext", "refresh_token_expires_at"]
+            self.refresh_token = tokens.refresh_token
+            self.refresh_token_expires_at = _later(now, tokens.refresh_token_expires_in)
+        if tokens.scope:
+            names.append("granted_scope")
+            self.granted_scope = tokens.scope
+        return names
+
+
+def _encrypted(token: Secret | str, place: crypto.Place) -> str:
+    return crypto.encrypt(Secret(token), place) if token else ""
+
+
+def _decrypted(ciphertext: str, place: crypto.Place) -> Secret:
+    return crypto.decrypt(ciphertext, place) if ciphertext else Secret()
+
+
+def _later(now: datetime, seconds: int | None) -> datetime | None:
+    return None if seconds is None else now + timedelta(seconds=seconds)
 
 
 class PendingRevocation(models.Model):
-    """A grant that has ended here and not yet at ilert.
+    """A grant that has ended here and that ilert has not confirmed yet.
 
-    Written in the transaction that ends the grant, deleted once ilert has heard of it. The columns
-    of the identity are copied, since the ciphertext opens only with them.
+    Written in the transaction that ends the grant, deleted once ilert has confirmed the revocation.
     """
 
-    user_key = models.CharField(max_length=255)
-    api_url = models.CharField(max_length=200)
-    tenant_id = models.CharField(max_length=100)
-    username = models.CharField(max_length=255)
-    refresh_token_ciphertext = models.TextField()
-    created_at = models.DateTimeField(default=timezone.now)
-    last_error = models.CharField(max_length=40, blank=True)
-    last_error_at = models.DateTimeField(null=True, blank=True)
+    account_uuid = models.UUIDField(_("account"), editable=False)
+    client_id = models.CharField(_("client ID"), max_length=200)
+    api_url = models.CharField(_("ilert API"), max_length=200)
+    tenant_id = models.CharField(_("tenant"), max_length=100)
+    username = models.CharField(_("username"), max_length=255)
+    refresh_token_ciphertext = models.TextField(editable=False)
+    #: When the grant ends by itself; null: never.
+    grant_ends_at = models.DateTimeField(_("grant expires"), null=True)
+    created_at = models.DateTimeField(_("since"), default=timezone.now)
+    attempts = models.PositiveIntegerField(_("attempts"), default=0)
+    next_attempt_at = models.DateTimeField(_("next attempt"), null=True)
+    last_error = models.CharField(_("last error"), max_length=40, blank=True)
+    last_error_at = models.DateTimeField(_("last error at"), null=True, blank=True)
+    given_up_at = models.DateTimeField(_("given up"), null=True, blank=True)
 
     class Meta:
         verbose_name = _("pending revocation")
@@ -247,38 +353,55 @@ class PendingRevocation(models.Model):
         return f"{self.username} @ {self.tenant_id}"
 
     @property
-    def identity(self) -> tuple[str, str, str, str]:
-        return (self.user_key, self.api_url, self.tenant_id, self.username)
-
-    @property
     def refresh_token(self) -> Secret:
         """Raises ``TokenDecryptionError``."""
-        return _decrypted(self.refresh_token_ciphertext, self.identity)
+        return crypto.decrypt(self.refresh_token_ciphertext, self.place_of("refresh_token"))
+
+    def place_of(self, token_name: str) -> crypto.Place:
+        return (str(self.account_uuid), token_name)
 
 
-class UsedAttempt(models.Model):
-    """An attempt to connect that one callback has taken, and what it connected.
+class AuthorizationRequest(models.Model):
+    """One user on the way to ilert and back; consumed once, within ten minutes.
 
-    Its key is the digest of the state, which lets nobody in. Not a session's business: sessions
-    are read, changed and written, so two callbacks at once would both find theirs unused.
+    Its key is the digest of the state, which lets nobody in. Kept in a table and not in the
+    session: sessions are read, changed and written, so two callbacks at once would both find theirs
+    unused, and one tab would undo what another has written.
     """
 
-    digest = models.CharField(max_length=64, primary_key=True)
-    #: No foreign key, since what has been used stays used when the account is deleted.
-    account_pk = models.BigIntegerField(null=True)
-    used_at = models.DateTimeField(default=timezone.now, db_index=True)
+    state_digest = models.CharField(max_length=64, primary_key=True, editable=False)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    #: Empty where nothing tells the browser from others of the user.
+    browser_digest = models.CharField(max_length=64, blank=True, editable=False)
+    #: Wiped when it is consumed.
+    code_verifier_ciphertext = models.TextField(blank=True, editable=False)
+    client_id = models.CharField(max_length=200)
+    api_url = models.CharField(max_length=200)
+    requested_scope = models.TextField(blank=True)
+    next_url = models.TextField(blank=True)
+    #: The account to reconnect. No foreign key: what becomes of it changes nothing here.
+    account_uuid = models.UUIDField(null=True)
+    expires_at = models.DateTimeField(db_index=True)
+    consumed_at = models.DateTimeField(null=True)
+    #: What it has connected.
+    connected_uuid = models.UUIDField(null=True)
 
     class Meta:
-        verbose_name = _("used attempt to connect")
-        verbose_name_plural = _("used attempts to connect")
+        verbose_name = _("authorization request")
+        verbose_name_plural = _("authorization requests")
 
     def __str__(self) -> str:
-        return f"{self.digest[:8]}, {self.used_at:%Y-%m-%d %H:%M}"
+        return f"{self.state_digest[:8]}, until {self.expires_at:%Y-%m-%d %H:%M}"
 
+    @property
+    def code_verifier(self) -> Secret:
+        """Raises ``TokenDecryptionError``."""
+        return crypto.decrypt(self.code_verifier_ciphertext, self._place)
 
-def _encrypted(token: str, identity: tuple[str, ...]) -> str:
-    return crypto.encrypt(token, identity) if token else ""
+    @code_verifier.setter
+    def code_verifier(self, code_verifier: Secret) -> None:
+        self.code_verifier_ciphertext = crypto.encrypt(code_verifier, self._place)
 
-
-def _decrypted(ciphertext: str, identity: tuple[str, ...]) -> Secret:
-    return crypto.decrypt(ciphertext, identity) if ciphertext else Secret()
+    @property
+    def _place(self) -> crypto.Place:
+        return (self.state_digest, "code_verifier")

@@ -17,7 +17,8 @@ from urllib.parse import parse_qsl
 
 import requests
 
-from . import client, scopes
+from . import scopes
+from .oauth import client
 
 #: Tenant, username and, unless the token was made elsewhere, scope.
 Owner = dict[str, str]

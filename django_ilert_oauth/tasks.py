@@ -1,4 +1,4 @@
-"""Celery tasks (extra ``[celery]``): a fleet of workers keeps tokens fresh, and the pace.
+"""Celery tasks (extra ``[celery]``): a fleet of workers keeps tokens fresh, and the rate limit.
 
 Let beat run ``refresh_expiring_tokens`` every minute. What is due is asked of the database each
 time, so a message is no more than a slot in which one account may make its request: one that is
@@ -26,16 +26,17 @@ from django_ilert_oauth.exceptions import (
     ReconnectRequiredError,
     TokenDecryptionError,
 )
-from django_ilert_oauth.flows.base import account_rows, pending_revocations
-from django_ilert_oauth.flows.first_answers import ENOUGH, credentials_seem_wrong
-from django_ilert_oauth.flows.run import LONGEST_PAUSE
-from django_ilert_oauth.models import ConnectedAccountQuerySet
+from django_ilert_oauth.flows._bulk.credential_guard import MIN_REFUSALS, credentials_seem_wrong
+from django_ilert_oauth.flows._bulk.runner import MAX_PAUSE
+from django_ilert_oauth.flows._revocation import due_revocations
+from django_ilert_oauth.internal.rows import account_rows
+from django_ilert_oauth.models import CLOCK_TOLERANCE, ConnectedAccountQuerySet
 
 logger = logging.getLogger(__name__)
 
 #: In one run; the next sends the rest.
 MOST_REVOCATIONS = 60
-#: How long before their expiry tokens are renewed.
+#: How long before their expiry tokens are refreshed.
 AHEAD = timedelta(minutes=15)
 #: Seconds from one run to the next.
 MINUTE = 60
@@ -61,10 +62,10 @@ def refresh_expiring_tokens() -> int:
     """
     if credentials_seem_wrong() and not _prove_credentials():
         return 0
-    pace = conf.requests_per_minute
-    slots = max(pace - _retrying() - _revocations(), 0) if pace else None
+    limit = conf.requests_per_minute
+    slots = max(limit - _retrying() - _revocations(), 0) if limit else None
     gap = MINUTE / slots if slots else 0.0
-    patience = GRACE if pace else MINUTE
+    patience = GRACE if limit else MINUTE
     count = 0
     for pk in _next_pks(slots):
         delay = count * gap
@@ -82,7 +83,7 @@ def refresh_expiring_tokens() -> int:
     max_retries=RETRIES,
 )
 def refresh_account(self: Task[Any, Any], pk: Any) -> str:
-    """Renews the account if it is still due; returns a code.
+    """Refreshes the account if it is still due; returns a code.
 
     Only what is transient is tried again; the flows have noted and announced the rest.
     """
@@ -109,19 +110,21 @@ def refresh_account(self: Task[Any, Any], pk: Any) -> str:
 
 
 def _prove_credentials() -> bool:
-    """The careful way: where all of the first answers are refusals, nothing is marked."""
-    result = flows.refresh_many(_due(), limit=ENOUGH, concurrency=1)
-    if result.stopped == "credentials":
+    """The careful way: a run with nothing but refusals marks nobody."""
+    result = flows.refresh_many(_due(), limit=MIN_REFUSALS, concurrency=1)
+    if result.stopped in ("credentials", "invalid_client"):
         logger.error(
-            "ilert refuses every grant, so no token is renewed. Check ILERT_OAUTH_CLIENT_ID and "
-            "ILERT_OAUTH_CLIENT_SECRET, then run refresh_ilert_tokens --retry-reconnect-required."
+            "ilert refuses every grant, so no token is refreshed. Check ILERT_OAUTH_CLIENT_ID and "
+            "ILERT_OAUTH_CLIENT_SECRET, then run refresh_ilert_tokens --retry-reconnect-required. "
+            "Where all of these grants have ended, run it with --mark-ended."
         )
     return not result.stopped
 
 
 def _due() -> ConnectedAccountQuerySet:
-    latest = timezone.now() - conf.min_refresh_interval
-    return account_rows().expiring(within=AHEAD).exclude(refreshed_at__gt=latest)
+    now = timezone.now()
+    just_now = (now - conf.min_refresh_interval, now + CLOCK_TOLERANCE)
+    return account_rows().expiring(within=AHEAD).exclude(refreshed_at__range=just_now)
 
 
 def _failed_just_now() -> Q:
@@ -134,12 +137,13 @@ def _retrying() -> int:
 
 
 def _revocations() -> int:
-    return pending_revocations()[:MOST_REVOCATIONS].count()
+    return due_revocations()[:MOST_REVOCATIONS].count()
 
 
 def _next_pks(slots: int | None) -> Iterator[Any]:
     """Streams the keys, those that have failed before last, so that they hold up nobody."""
-    ready = _due().filter(api_url=conf.api_url).exclude(_failed_just_now()).unleased()
+    ours = _due().filter(api_url=conf.api_url, client_id=conf.client_id)
+    ready = ours.exclude(_failed_just_now()).unleased()
     healthy_first = F("last_error_at").asc(nulls_first=True)
     rows = ready.order_by(healthy_first, "access_token_expires_at", "pk")
     return rows.values_list("pk", flat=True)[:slots].iterator(chunk_size=500)
@@ -147,5 +151,5 @@ def _next_pks(slots: int | None) -> Iterator[Any]:
 
 def _delay(retries: int, asked: float | None) -> float:
     """Seconds: doubled each time, and never less than a minute."""
-    seconds = min(max(asked or 0, MINUTE * 2.0**retries), LONGEST_PAUSE)
+    seconds = min(max(asked or 0, MINUTE * 2.0**retries), MAX_PAUSE)
     return seconds * random.uniform(1, 1.25)  # noqa: S311

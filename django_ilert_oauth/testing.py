@@ -29,11 +29,13 @@ from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPResponse
 
 from . import scopes as scope_names
-from . import session, transport
-from .client import AUTHORIZE_PATH
+from . import session
+from .api import retry
 from .conf import PREFIX, conf
-from .flows.pace import Pace
+from .flows._bulk.rate_limiter import RateLimiter
 from .models import ConnectedAccount, Reason, Status
+from .oauth import transport
+from .oauth.client import AUTHORIZE_PATH
 from .pretend import OWN, Grants, Key, make_token
 
 __all__ = ["FakeIlert", "SentRequest", "connected_account", "fake_ilert"]
@@ -74,6 +76,7 @@ def connected_account(
     made = {
         "user": user,
         "api_url": conf.api_url,
+        "client_id": conf.client_id,
         "requested_scope": scope,
         "access_token_expires_at": timezone.now() + timedelta(seconds=expires_in),
         "status": status,
@@ -97,8 +100,10 @@ def fake_ilert() -> Iterator[FakeIlert]:
         override_settings(**missing) if missing else nullcontext(),
         mock.patch.dict(transport.adapters, {"https://": adapter, "http://": adapter}, clear=True),
         mock.patch.object(session.IlertSession, "_mounted", lambda session, url: adapter),
-        mock.patch.object(session, "wait", fake.waits.append),
-        mock.patch.object(Pace, "pause", lambda pace, seconds: fake.waits.append(seconds)),
+        mock.patch.object(retry, "wait", fake.waits.append),
+        mock.patch.object(
+            RateLimiter, "pause", lambda limiter, seconds: fake.waits.append(seconds)
+        ),
     ):
         yield fake
     if fake.unexpected:

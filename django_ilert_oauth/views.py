@@ -7,12 +7,18 @@ import secrets
 from collections.abc import Callable
 
 from django.contrib import messages
-from django.contrib.auth.decorators import login_required
+from django.contrib.auth.decorators import login_not_required, login_required
 from django.contrib.auth.views import redirect_to_login
 from django.contrib.sites.shortcuts import get_current_site
 from django.core.exceptions import ImproperlyConfigured, ObjectDoesNotExist
 from django.db import connections, transaction
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseForbidden,
+    HttpResponseNotAllowed,
+    HttpResponseRedirect,
+)
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -21,16 +27,17 @@ from django.views.decorators.clickjacking import xframe_options_deny
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods
 
-from . import choice, flows, scopes, signed_scopes, state
+from . import flows, scopes
 from .conf import conf, is_tenant
 from .exceptions import IlertOAuthError, StateError
-from .explanations import explain
-from .flows.callback import take_answer
-from .flows.connect import requested_scope, safe_next_url
+from .flows._callback_params import single_parameters, take_parameters
 from .forms import ConnectForm
-from .links import connect_url
-from .models import ConnectedAccount, Status
-from .secret import Secret
+from .internal import account_selection, authorization_request, signed_scopes
+from .internal.error_messages import error_message
+from .internal.return_urls import connect_url, safe_next_url
+from .internal.rows import account_rows
+from .models import AuthorizationRequest, Status
+from .oauth.secret import Secret
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +63,7 @@ def page(*methods: str) -> Callable[[View], View]:
 
 @page("GET", "HEAD")
 def accounts(request: HttpRequest) -> HttpResponse:
-    own = ConnectedAccount.objects.for_user(request.user).order_by("tenant_id", "username")
+    own = account_rows().for_user(request.user).order_by("tenant_id", "username")
     return render(request, "ilert_oauth/accounts.html", {"accounts": own})
 
 
@@ -67,12 +74,12 @@ def connect(request: HttpRequest) -> HttpResponse:
         if form.is_valid():
             try:
                 return HttpResponseRedirect(_url_at_ilert(request, form))
-            except (IlertOAuthError, ImproperlyConfigured) as error:
-                _tell(request, error)
-                if isinstance(error, StateError):
-                    return redirect("ilert_oauth:accounts")
+            except ImproperlyConfigured as error:
+                _show_error(request, error)
     else:
-        form = ConnectForm(initial=request.GET.dict(), user=request.user)
+        # Whoever made the link must not choose the tenant.
+        initial = {name: value for name, value in request.GET.items() if name != "tenant"}
+        form = ConnectForm(initial=initial, user=request.user)
     return _connect_page(request, form)
 
 
@@ -81,10 +88,10 @@ def choose(request: HttpRequest) -> HttpResponse:
     given = request.POST if request.method == "POST" else request.GET
     next_url = safe_next_url(request, given.get("next", ""))
     asked = signed_scopes.unsign(request.user, given.get("scopes", ""))
-    accounts = choice.fitting(request, asked)
+    accounts = account_selection.matching(request, asked)
     for account in accounts:
         if request.method == "POST" and request.POST.get("account") == str(account.pk):
-            choice.remember(request, account)
+            account_selection.remember(request, account)
             return HttpResponseRedirect(next_url or reverse("ilert_oauth:accounts"))
     context = {
         "accounts": accounts,
@@ -95,11 +102,11 @@ def choose(request: HttpRequest) -> HttpResponse:
     return render(request, "ilert_oauth/choose.html", context)
 
 
+@login_not_required  # Django's LoginRequiredMiddleware would repeat the code in its ``next``
 @outside_transactions
 def callback(request: HttpRequest) -> HttpResponse:
-    take_answer(request)
-    is_get = request.method == "GET"
-    response = _finish(request) if is_get else HttpResponseNotAllowed(["GET"])
+    take_parameters(request)
+    response = _refuse_callback(request) or _finish(request)
     # The address holds the code: it is to reach neither a cache nor another site.
     response["Cache-Control"] = "no-store"
     response["Referrer-Policy"] = "no-referrer"
@@ -108,7 +115,7 @@ def callback(request: HttpRequest) -> HttpResponse:
 
 @page("GET", "HEAD", "POST")
 def disconnect(request: HttpRequest, pk: int) -> HttpResponse:
-    account = get_object_or_404(ConnectedAccount.objects.for_user(request.user), pk=pk)
+    account = get_object_or_404(account_rows().for_user(request.user), pk=pk)
     if request.method == "POST":
         flows.disconnect(account, request=request)
         text = _("%(account)s is disconnected.") % {"account": account}
@@ -132,10 +139,10 @@ def _url_at_ilert(request: HttpRequest, form: ConnectForm) -> str:
 
 
 def _connect_page(request: HttpRequest, form: ConnectForm) -> HttpResponse:
-    account = _own_account(request, form["account"].value() or "")
+    account = form.account_shown
     if account and is_tenant(account.tenant_id):
         form.fields.pop("tenant", None)
-    requested = requested_scope(form.asked_scopes, account)
+    requested = authorization_request.requested_scope(form.asked_scopes, account)
     new = scopes.missing(account.granted_scope if account else conf.scopes, requested)
     context = {
         "form": form,
@@ -153,46 +160,51 @@ def _site_name(request: HttpRequest) -> str:
         return request.get_host()
 
 
-def _own_account(request: HttpRequest, pk: str) -> ConnectedAccount | None:
-    if not (pk.isascii() and pk.isdigit() and len(pk) < 19):
-        return None
-    return ConnectedAccount.objects.for_user(request.user).filter(pk=pk).first()
+def _refuse_callback(request: HttpRequest) -> HttpResponse | None:
+    """What only looks, such as a browser that prefetches, uses nothing up."""
+    if request.method != "GET":
+        return HttpResponseNotAllowed(["GET"])
+    is_prefetch = "prefetch" in request.headers.get("Sec-Purpose", "")
+    return HttpResponseForbidden() if is_prefetch else None
 
 
 def _finish(request: HttpRequest) -> HttpResponse:
-    returned_state = take_answer(request).get("state", Secret())
     if not request.user.is_authenticated:
-        lost = f"A user came back from ilert without a session. {state.ADVICE}"
-        _tell(request, StateError(lost, code="session_ended"))
+        lost = f"A user came back from ilert without a session. {authorization_request.ADVICE}"
+        _show_error(request, StateError(lost, code="session_ended"))
         return redirect_to_login(reverse("ilert_oauth:accounts"))
-    wishes = state.wishes(request, returned_state)
+    found = None
     try:
+        state = single_parameters(request).get("state", Secret())
+        found = authorization_request.find(request, state)
         account = flows.finish_connect(request)
     except (IlertOAuthError, ImproperlyConfigured) as error:
-        return _failed(request, error, wishes)
-    if wishes is None:  # a reload
-        return redirect("ilert_oauth:accounts")
-    text = _("%(account)s is connected.") % {"account": account}
-    messages.success(request, text, fail_silently=True)
-    return HttpResponseRedirect(safe_next_url(request, wishes.next_url) or conf.connected_url)
+        return _failed(request, error, found)
+    if not found.connected_uuid:  # and no reload
+        text = _("%(account)s is connected.") % {"account": account}
+        messages.success(request, text, fail_silently=True)
+    return HttpResponseRedirect(safe_next_url(request, found.next_url) or conf.connected_url)
 
 
-def _failed(request: HttpRequest, error: Exception, wishes: state.Wishes | None) -> HttpResponse:
+def _failed(
+    request: HttpRequest, error: Exception, found: AuthorizationRequest | None
+) -> HttpResponse:
     """Back to a page that asks for the same again."""
-    _tell(request, error)
-    if wishes is None or isinstance(error, StateError):
+    _show_error(request, error)
+    if found is None or isinstance(error, StateError):
         return redirect("ilert_oauth:accounts")
+    own, uuid = account_rows().for_user(request.user), found.account_uuid
     url = connect_url(
         request,
-        scopes=scopes.missing(conf.scopes, wishes.requested_scope),
-        next_url=safe_next_url(request, wishes.next_url),
-        account=_own_account(request, wishes.account),
+        scopes=scopes.missing(conf.scopes, found.requested_scope),
+        next_url=safe_next_url(request, found.next_url),
+        account=own.filter(uuid=uuid).first() if uuid else None,
     )
     return HttpResponseRedirect(url)
 
 
-def _tell(request: HttpRequest, error: Exception) -> None:
-    """By the reference, support finds in the log what a user was told."""
+def _show_error(request: HttpRequest, error: Exception) -> None:
+    """With a reference, by which support finds in the log what a user was shown."""
     reference = secrets.token_hex(4)
     logger.warning(
         "An ilert account was not connected: %s (%s, reference %s)",
@@ -200,6 +212,6 @@ def _tell(request: HttpRequest, error: Exception) -> None:
         getattr(error, "code", "setting"),
         reference,
     )
-    text = _("%(explanation)s Reference: %(reference)s")
-    text %= {"explanation": explain(error), "reference": reference}
+    text = _("%(error_message)s Reference: %(reference)s")
+    text %= {"error_message": error_message(error), "reference": reference}
     messages.error(request, text, fail_silently=True)

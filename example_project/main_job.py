@@ -106,11 +106,11 @@ class MainJob:
     def _refresh(self) -> str:
         requests_before = self._token_requests()
         said = self._command("refresh_ilert_tokens")
-        _require(said.startswith("1 renewed, 0 failed"), f"it said: {said}")
+        _require(said.startswith("1 refreshed, 0 failed"), f"it said: {said}")
         _require(self._token_requests() == requests_before + 1, "ilert was not asked once")
         page = self._account_page()
-        renewed_at, expires_at = _text(page, "refreshed-at"), _text(page, "expires-at")
-        return f"{said} One token request; renewed at {renewed_at}, good until {expires_at}"
+        refreshed_at, expires_at = _text(page, "refreshed-at"), _text(page, "expires-at")
+        return f"{said} One token request; refreshed at {refreshed_at}, good until {expires_at}"
 
     def _revoke(self) -> str:
         ilert_browser.revoke(self._ilert_url, tenant=TENANT, username=USERNAME)
@@ -119,7 +119,8 @@ class MainJob:
         return "Manage applications lists no application; the site does not know yet"
 
     def _notice(self) -> str:
-        said = self._command("refresh_ilert_tokens", "--account", self._pk, "--force", exit_code=1)
+        options = ("--account", self._pk, "--force", "--mark-ended")
+        said = self._command("refresh_ilert_tokens", *options, exit_code=1)
         _require("invalid_grant" in said, f"it said: {said}")
         page = self._site.open("/ilert/")
         page.require("needs reconnecting: access was revoked at ilert")

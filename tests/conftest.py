@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from signal import SIGINT, SIGTERM
+from signal import SIGHUP, SIGINT, SIGTERM
 from typing import Any
 
 import pytest
@@ -27,8 +27,8 @@ CALLBACK = "http://testserver/ilert/callback/"
 AccountFactory = Callable[..., ConnectedAccount]
 People = Callable[..., list[ConnectedAccount]]
 
-#: Needs Selenium and a browser: only where it is named, as `tox run -e browser` does.
-collect_ignore = ["browser"]
+#: Need what other tests do without: only where they are named, as `tox run -e browser` does.
+collect_ignore = ["browser", "trackers"]
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +101,7 @@ def door(ilert: StandIn, settings: Any) -> Iterator[Door]:
 @pytest.fixture
 def spared() -> Iterator[None]:
     """Handlers of ours, so that a signal that a command leaves alone ends nothing."""
-    before = {number: signal.signal(number, ignore) for number in (SIGINT, SIGTERM)}
+    before = {number: signal.signal(number, ignore) for number in (SIGINT, SIGTERM, SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

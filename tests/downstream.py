@@ -19,14 +19,17 @@ from django_ilert_oauth.decorators import (
     ilert_account_required,
 )
 from django_ilert_oauth.exceptions import (
+    IlertHTTPError,
     IlertOAuthError,
+    IlertPlanError,
     IlertRejectedError,
+    IlertScopeError,
     IlertUnavailableError,
     ReconnectRequiredError,
 )
 from django_ilert_oauth.flows import BulkResult, CheckResult, RevocationResult, RotationResult
 from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet, Reason, Status
-from django_ilert_oauth.session import IlertHTTPError, IlertSession
+from django_ilert_oauth.session import IlertSession
 from django_ilert_oauth.testing import FakeIlert, SentRequest, connected_account, fake_ilert
 
 
@@ -94,6 +97,10 @@ def call(account: ConnectedAccount) -> None:
 
 def recover(error: Exception) -> str | float | int | None:
     match error:
+        case IlertPlanError():
+            return assert_type(error.correlation_id, str)
+        case IlertScopeError():
+            return assert_type(error.missing_scopes, list[str])[0]
         case IlertHTTPError():
             return assert_type(error.code, str) + assert_type(error.message, str)
         case ReconnectRequiredError() | IlertRejectedError():

@@ -92,6 +92,10 @@ def greedy(request: IlertHttpRequest) -> HttpResponse:
     return show(request, "greedy")
 
 
+def plain(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("for everybody")
+
+
 GUARDED: dict[str, Any] = {
     "function": function,
     "async-function": async_function,
@@ -106,6 +110,7 @@ GUARDED: dict[str, Any] = {
 urlpatterns = [
     *urls.urlpatterns,
     *(path(f"{kind}/<view>/", view) for kind, view in GUARDED.items()),
+    path("plain/", plain),
     path("bare/", bare),
     path("called/", called),
     path("posted/", posted),

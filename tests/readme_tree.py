@@ -59,6 +59,12 @@ def rows(first_cell: str) -> dict[str, Row]:
     return {row[0]: row[1:] for row in fitting}
 
 
+def table(title: str) -> list[Row]:
+    """The rows of the only one in a section, without its head."""
+    [found] = section(title).findall(nodes.table)
+    return _rows(found)[1:]
+
+
 def options() -> dict[str, list[str]]:
     """Those in tables, under the command of manage.py that was named last before."""
     found: dict[str, list[str]] = {}

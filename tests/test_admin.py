@@ -3,6 +3,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -16,15 +17,17 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from django_ilert_oauth import crypto
 from django_ilert_oauth.admin import ConnectedAccountAdmin, actions, filters
-from django_ilert_oauth.flows.lease import take_lease
+from django_ilert_oauth.flows._lease import look_at, take_lease
+from django_ilert_oauth.internal import crypto
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reason, Status
 from ilert_standin import StandIn
 from ilert_standin.faults import Fault
-from tests.conftest import AccountFactory, spoil
+from tests.conftest import AccountFactory, People, spoil
+from tests.door import Door
 
 LIST = "/admin/ilert_oauth/connectedaccount/"
+REVOCATIONS = "/admin/ilert_oauth/pendingrevocation/"
 ACTIONS = {
     "refresh_accounts": "refresh_connectedaccount",
     "check_accounts": "check_connectedaccount",
@@ -410,7 +413,7 @@ def test_a_state_has_its_reason_beside_it(root: Client, make_account: AccountFac
     make_account(status=Status.RECONNECT_REQUIRED, reason=Reason.EXPIRED)
     shown = page(root)
     assert '<span class="ilert-state ilert-reconnect_required">needs reconnecting</span>' in shown
-    assert '<span class="ilert-reason">access has run out</span>' in shown
+    assert '<span class="ilert-reason">access has expired</span>' in shown
 
 
 def test_buttons_of_an_account_are_those_that_fit_its_state(
@@ -600,7 +603,7 @@ def test_a_name_that_is_taken_is_told(
 def test_an_account_that_another_caller_renews_was_left_alone(
     root: Client, account: ConnectedAccount, ilert: StandIn
 ) -> None:
-    assert take_lease(account)
+    assert take_lease(look_at(account))
     response = act(root, "refresh_accounts", account)
     assert said(response, "warning") == ["1 account was left alone. (grace @ acme)"]
     assert not LogEntry.objects.exists()
@@ -609,7 +612,7 @@ def test_an_account_that_another_caller_renews_was_left_alone(
 @pytest.mark.parametrize(
     ("secret", "fault", "note"),
     [
-        ("wrong", Fault(), "ilert refused each of the first ten, so nothing was marked."),
+        ("wrong", Fault(), "ilert refused all that were asked for, so nothing was marked."),
         ("the-client-secret", Fault(drop=True), "ilert cannot be reached, so the rest was left"),
     ],
 )
@@ -633,22 +636,170 @@ def test_a_run_that_ends_early_says_why(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_grant_that_ilert_has_not_heard_the_end_of_is_told(
+def test_an_administrator_is_told_which_grants_are_not_revoked_yet(
     root: Client, account: ConnectedAccount, ilert: StandIn
 ) -> None:
     ilert.add_fault("revoke", Fault(503))
     response = act(root, "disconnect_accounts", account)
     assert said(response, "success") == ["1 account was disconnected. (grace @ acme)"]
-    [error] = said(response, "error")
-    assert error.startswith("1 grant is not ended at ilert yet")
+    [warning] = said(response, "warning")
+    assert warning.startswith("1 grant is not revoked at ilert yet: refresh_ilert_tokens will try")
     assert PendingRevocation.objects.count() == 1
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_grant_that_ended_at_ilert_is_not_mentioned(
+def test_an_administrator_is_told_which_grants_cannot_be_revoked(
     root: Client, account: ConnectedAccount, ilert: StandIn
 ) -> None:
-    assert said(act(root, "disconnect_accounts", account), "error") == []
+    response = act(root, "disconnect_accounts", spoil(account))
+    assert said(response, "error") == [
+        "1 grant cannot be revoked from here: have its user remove this app in ilert."
+    ]
+    assert said(response, "warning") == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_grant_that_is_revoked_at_ilert_is_not_mentioned(
+    root: Client, account: ConnectedAccount, ilert: StandIn
+) -> None:
+    response = act(root, "disconnect_accounts", account)
+    assert said(response, "error") == said(response, "warning") == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("action", ["disconnect_accounts", "delete_selected"])
+def test_a_hundred_accounts_do_not_wait_for_ilert_one_by_one(
+    root: Client, people: People, door: Door, action: str
+) -> None:
+    accounts = people(actions.MOST)
+    door.on_arrival = lambda count: time.sleep(0.05)
+    response = act(root, action, *accounts)
+    assert door.most_inside > 1
+    left = PendingRevocation.objects.count()
+    assert [warning.split()[0] for warning in said(response, "warning")] == [str(left)] * bool(left)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_deletes_is_told_which_grants_are_not_revoked_yet(
+    root: Client, make_account: AccountFactory, ilert: StandIn
+) -> None:
+    ilert.add_fault("revoke", Fault(503), times=None)
+    one, *many = (make_account(username=name) for name in ("grace", "ada", "linus"))
+    deleted = root.post(f"{LIST}{one.pk}/delete/", {"post": "yes"}, follow=True)
+    [warning] = said(deleted, "warning")
+    assert warning.startswith("1 grant is not revoked at ilert yet")
+    [warning] = said(act(root, "delete_selected", *many), "warning")
+    assert warning.startswith("2 grants are not revoked at ilert yet")
+
+
+# Pending revocations
+
+
+@pytest.fixture
+def pending(account: ConnectedAccount) -> PendingRevocation:
+    return PendingRevocation.objects.create(
+        account_uuid=account.uuid,
+        client_id="the-client",
+        api_url=account.api_url,
+        tenant_id="acme",
+        username="grace",
+        refresh_token_ciphertext=account.refresh_token_ciphertext,
+        attempts=3,
+        created_at=timezone.now() - timedelta(days=2),
+        last_error="server_error",
+        last_error_at=timezone.now() - timedelta(hours=1),
+        next_attempt_at=timezone.now() + timedelta(minutes=8, seconds=30),
+    )
+
+
+def pages_of_revocation(pending: PendingRevocation) -> list[str]:
+    names = ("change", "history", "delete")
+    return [REVOCATIONS, *(f"{REVOCATIONS}{pending.pk}/{name}/" for name in names)]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_no_page_of_a_pending_revocation_shows_a_token(
+    root: Client, pending: PendingRevocation, number: int
+) -> None:
+    shown = page(root, pages_of_revocation(pending)[number])
+    assert "grace @ acme" in shown
+    secrets = [pending.refresh_token.reveal(), pending.refresh_token_ciphertext, "ciphertext"]
+    assert [secret for secret in secrets if secret in shown] == []
+
+
+def test_a_pending_revocation_is_shown_with_its_attempts(
+    root: Client, pending: PendingRevocation
+) -> None:
+    shown = page(root, REVOCATIONS).replace("\xa0", " ")
+    for text in (pending.api_url, ">2 days ago<", ">3<", "server_error", ">in 8 minutes<"):
+        assert text in shown
+
+
+def test_a_pending_revocation_that_was_not_tried_is_sent_by_the_next_run(
+    root: Client, pending: PendingRevocation
+) -> None:
+    PendingRevocation.objects.update(next_attempt_at=None, last_error="", last_error_at=None)
+    assert "at the next run" in page(root, REVOCATIONS)
+
+
+@pytest.mark.parametrize("next_attempt_at", [None, timezone.now()])
+def test_a_revocation_that_was_given_up_says_what_is_left_to_do(
+    root: Client, pending: PendingRevocation, next_attempt_at: Any
+) -> None:
+    PendingRevocation.objects.update(
+        given_up_at=timezone.now() - timedelta(hours=3), next_attempt_at=next_attempt_at
+    )
+    shown = page(root, REVOCATIONS).replace("\xa0", " ")
+    assert ">3 hours ago</time>: if the grant is still alive, have the user remove" in shown
+    assert '<td class="field-next_attempt">-</td>' in shown
+
+
+def test_nobody_adds_or_changes_a_pending_revocation(
+    root: Client, pending: PendingRevocation
+) -> None:
+    assert root.post(f"{REVOCATIONS}add/", {"username": "mallory"}).status_code == 403
+    changed = root.post(f"{REVOCATIONS}{pending.pk}/change/", {"username": "mallory"})
+    assert changed.status_code == 403
+    pending.refresh_from_db()
+    assert pending.username == "grace"
+
+
+def test_a_pending_revocation_is_not_found_by_its_ciphertext(
+    root: Client, pending: PendingRevocation
+) -> None:
+    found = root.get(REVOCATIONS, {"refresh_token_ciphertext__startswith": "gAAAA"})
+    assert found.status_code == 400
+
+
+def test_pending_revocations_are_found_by_tenant_username_and_whether_they_were_given_up(
+    root: Client, pending: PendingRevocation
+) -> None:
+    for query in ({"q": "acme"}, {"q": "grace"}, {"given_up_at__isempty": "1"}):
+        assert "grace @ acme" in page(root, REVOCATIONS, **query)
+    for query in ({"q": "globex"}, {"given_up_at__isempty": "0"}):
+        assert "grace @ acme" not in page(root, REVOCATIONS, **query)
+
+
+def test_deleting_a_pending_revocation_needs_the_permission_and_says_what_it_means(
+    staff: Staff, pending: PendingRevocation
+) -> None:
+    client = staff("view_pendingrevocation", "delete_pendingrevocation")
+    path = f"{REVOCATIONS}{pending.pk}/delete/"
+    chosen = {"action": "delete_selected", "_selected_action": [pending.pk]}
+    many = client.post(REVOCATIONS, chosen).content.decode()
+    for shown in (page(client, path), many):
+        assert "ilert will not be told" in shown
+    client.post(path, {"post": "yes"})
+    assert not PendingRevocation.objects.exists()
+
+
+def test_who_may_only_look_at_pending_revocations_deletes_none(
+    staff: Staff, pending: PendingRevocation
+) -> None:
+    client = staff("view_pendingrevocation")
+    assert "grace @ acme" in page(client, REVOCATIONS)
+    assert client.post(f"{REVOCATIONS}{pending.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert PendingRevocation.objects.count() == 1
 
 
 # History
@@ -757,10 +908,11 @@ def test_no_success_is_claimed_where_all_failed(
 
 
 def test_a_grant_that_is_gone_is_named(
-    root: Client, account: ConnectedAccount, ilert: StandIn
+    root: Client, account: ConnectedAccount, make_account: AccountFactory, ilert: StandIn
 ) -> None:
     ilert.revoke_app("acme", "grace")
-    (warning,) = said(act(root, "refresh_accounts", account), "warning")
+    healthy = make_account(username="ada")
+    (warning,) = said(act(root, "refresh_accounts", account, healthy), "warning")
     assert warning == "1 account was refused: its user has to reconnect it. (grace @ acme)"
     account.refresh_from_db()
     assert account.status == Status.RECONNECT_REQUIRED

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.checks import CheckMessage, run_checks
+from django.db import connection
 
 from django_ilert_oauth.checks import check_deployment, check_settings
 from tests.test_conf import KEY, MALFORMED
@@ -127,6 +128,20 @@ def test_e005_names_an_app_that_is_not_installed(settings: Any, app: str) -> Non
     [message] = check_settings(None)
     assert (message.id, message.msg) == ("ilert_oauth.E005", f"django_ilert_oauth needs {app}.")
     assert app in (message.hint or "")
+
+
+def test_e006_names_a_database_that_is_not_supported(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "vendor", "oracle")
+    [error] = check_settings(None)
+    assert (error.id, "oracle" in error.msg) == ("ilert_oauth.E006", True)
+
+
+def test_w005_says_when_times_without_a_zone_are_wrong(settings: Any) -> None:
+    settings.USE_TZ = False
+    [warning] = check_settings(None)
+    assert (warning.id, "USE_TZ" in warning.msg) == ("ilert_oauth.W005", True)
 
 
 def test_a_site_that_is_ready_to_be_deployed_has_nothing_to_mend(deployed: Any) -> None:

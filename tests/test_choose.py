@@ -7,14 +7,16 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from django_ilert_oauth import signed_scopes, views
-from django_ilert_oauth.flows import connect
+from django_ilert_oauth import views
+from django_ilert_oauth.internal import signed_scopes
 from django_ilert_oauth.models import ConnectedAccount, Status
+from django_ilert_oauth.oauth import transport
 from ilert_standin import StandIn
 from ilert_standin.browser import authorize
 from site_browser import Page
 from tests.asked import query_of
 from tests.conftest import AccountFactory, spoil
+from tests.flows.beside import Acting, beside
 from tests.test_views import OFF_SITE
 
 CHOOSE, GUARDED = "/ilert/choose/", "/function/it/"
@@ -100,23 +102,24 @@ def test_where_the_chosen_account_cannot_be_used_no_other_is_taken_unasked(
     assert browser.get(GUARDED).content == b"it works with grace @ acme"
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_choice_made_while_another_tab_connects_stands(
     browser: Client,
     accounts: dict[str, ConnectedAccount],
     ilert: StandIn,
+    settings: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     choose(browser, accounts["grace"])
     leave: Any = browser.post("/ilert/connect/")
-    exchange = connect._exchange
 
-    def choose_meanwhile(*args: Any) -> Any:
+    def choose_meanwhile() -> None:
         tab = Client()
         tab.cookies = browser.cookies
         tab.post(CHOOSE, {"account": accounts["ada"].pk})
-        return exchange(*args)
 
-    monkeypatch.setattr(connect, "_exchange", choose_meanwhile)
+    meanwhile = Acting(before=lambda: beside(choose_meanwhile))
+    monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, meanwhile)
     browser.get(authorize(leave.url))
     assert browser.get(GUARDED).content == b"it works with ada @ acme"
 
@@ -214,7 +217,7 @@ def test_scopes_made_by_hand_are_signed_by_nobody(
 
 def test_who_has_no_account_is_invited_to_connect(browser: Client) -> None:
     page = browser.get(CHOOSE).content.decode()
-    assert "None of your accounts fits." in page
+    assert "None of your accounts matches." in page
     assert 'href="/ilert/connect/"' in page
 
 

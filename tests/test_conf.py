@@ -87,8 +87,8 @@ NO_BASE_URLS: list[object] = [
     b"https://api.ilert.com",
 ]
 MALFORMED: dict[str, list[object]] = {
-    "CLIENT_ID": [7, b"id"],
-    "CLIENT_SECRET": [7, b"secret"],
+    "CLIENT_ID": [7, b"id", "id ", "\tid"],
+    "CLIENT_SECRET": [7, b"secret", "secret\n"],
     "ENCRYPTION_KEYS": [
         KEY,
         {KEY},

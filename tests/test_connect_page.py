@@ -10,13 +10,13 @@ from django.contrib import admin
 from django.contrib.auth.models import User
 from django.test import Client
 
-from django_ilert_oauth import signed_scopes
+from django_ilert_oauth.internal import signed_scopes
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import StandIn
 from tests.asked import CONNECT, press, scopes_asked_at_ilert
 from tests.conftest import AccountFactory
 
-OUTDATED = "The link that brought you here has run out"
+OUTDATED = "The link that brought you here has expired"
 NEW = '<span class="ilert-new">new</span>'
 
 

@@ -12,8 +12,8 @@ from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 
-from django_ilert_oauth import signed_scopes
 from django_ilert_oauth.decorators import connect_url, ilert_account_required
+from django_ilert_oauth.internal import signed_scopes
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from ilert_standin import StandIn
 from ilert_standin.browser import authorize
@@ -24,6 +24,7 @@ from tests.conftest import AccountFactory, spoil
 
 GUARDED = [f"/{kind}/it/" for kind in guarded_site.GUARDED]
 JSON = {"Accept": "application/json"}
+LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
 each_kind = pytest.mark.parametrize("path", GUARDED)
 
@@ -57,7 +58,7 @@ def asked_of(browser: Client, response: Any) -> str:
 
 
 @each_kind
-def test_a_user_with_an_account_that_fits_gets_in(
+def test_a_user_with_an_matching_account_gets_in(
     browser: Client, account: ConnectedAccount, path: str
 ) -> None:
     response = browser.get(path)
@@ -82,7 +83,7 @@ def test_an_asynchronous_server_sends_away_from_every_kind_of_view(user: User, p
 
 
 @pytest.mark.parametrize("path", ["/bare/", "/called/"])
-def test_without_scopes_any_connected_account_fits(
+def test_without_scopes_any_connected_account_matches(
     browser: Client, make_account: AccountFactory, path: str
 ) -> None:
     make_account(granted_scope="profile")
@@ -90,12 +91,12 @@ def test_without_scopes_any_connected_account_fits(
 
 
 @pytest.mark.parametrize("path", ["/bare/", "/called/"])
-def test_without_scopes_no_account_does_not_fit(browser: Client, path: str) -> None:
+def test_without_scopes_no_account_does_not_match(browser: Client, path: str) -> None:
     response = browser.get(path)
     assert query_of(response["Location"]) == {"next": path}
 
 
-def test_a_higher_level_of_the_scope_fits(browser: Client, make_account: AccountFactory) -> None:
+def test_a_higher_level_of_the_scope_matches(browser: Client, make_account: AccountFactory) -> None:
     make_account(granted_scope="source:d")
     assert browser.get("/function/it/").status_code == 200
 
@@ -134,7 +135,7 @@ def test_a_visitor_is_sent_to_log_in_and_back(db: None, path: str) -> None:
     assert response["Location"] == f"/login/?next={path}%3Fa%3D1"
 
 
-def test_a_log_in_page_elsewhere_is_told_the_whole_address(db: None, settings: Any) -> None:
+def test_a_login_page_elsewhere_is_told_the_whole_address(db: None, settings: Any) -> None:
     settings.LOGIN_URL = "https://sso.example/login/"
     response = Client().get("/function/it/")
     assert response["Location"] == (
@@ -161,7 +162,7 @@ def test_who_connects_comes_back_and_gets_in(browser: Client, ilert: StandIn, pa
     assert browser.get(landed).content == b"it works with grace @ acme"
 
 
-def test_an_account_of_another_user_does_not_fit(db: None, account: ConnectedAccount) -> None:
+def test_an_account_of_another_user_does_not_match(db: None, account: ConnectedAccount) -> None:
     other = Client()
     other.force_login(User.objects.create_user("other"))
     assert "account" not in query_of(other.get("/function/it/")["Location"])
@@ -199,8 +200,12 @@ def of_another_ilert(make_account: AccountFactory, settings: Any) -> ConnectedAc
     return make_account(api_url="https://api.elsewhere.example")
 
 
+def of_another_client(make_account: AccountFactory, settings: Any) -> ConnectedAccount:
+    return make_account(client_id="another-client")
+
+
 each_trouble = pytest.mark.parametrize(
-    "trouble", [needing_reconnection, unreadable, of_another_ilert]
+    "trouble", [needing_reconnection, unreadable, of_another_ilert, of_another_client]
 )
 
 
@@ -339,7 +344,7 @@ def test_who_has_several_accounts_that_fit_is_asked_which(
     assert query_of(response["Location"])["next"] == "/function/it/?a=1"
 
 
-def test_of_several_accounts_the_only_one_that_fits_is_taken(
+def test_of_several_accounts_the_only_one_that_matches_is_taken(
     browser: Client, make_account: AccountFactory
 ) -> None:
     make_account(granted_scope="profile")
@@ -399,8 +404,36 @@ def test_anything_else_is_redirected(browser: Client, kind: Any) -> None:
     assert is_sent_to_connect(browser.get("/function/it/", **kind))
 
 
+@pytest.fixture
+def login_required(settings: Any) -> None:
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, LOGIN_REQUIRED]
+
+
+def test_views_of_the_site_need_a_login_under_its_middleware(
+    db: None, login_required: None
+) -> None:
+    assert Client().get("/plain/", headers=JSON).status_code == 302
+
+
+@pytest.mark.parametrize("path", [path for path in GUARDED if "method" not in path])
+def test_under_the_middleware_that_asks_for_a_login_a_program_gets_its_401(
+    db: None, login_required: None, path: str
+) -> None:
+    assert Client().get(path, headers=JSON).json()["error"] == "login_required"
+
+
+@pytest.mark.parametrize("path", [path for path in GUARDED if "method" in path])
+def test_a_class_of_which_a_method_is_guarded_is_left_to_that_middleware(
+    db: None, login_required: None, path: str
+) -> None:
+    assert Client().get(path, headers=JSON).status_code == 302
+
+
 @each_kind
-def test_a_program_without_a_user_is_told_where_to_log_in(db: None, path: str) -> None:
+def test_a_program_without_a_user_is_told_where_to_log_in(
+    db: None, settings: Any, path: str
+) -> None:
+    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if name != LOGIN_REQUIRED]
     response = Client().get(path, headers=JSON)
     assert response.status_code == 401
     assert response.json() == {

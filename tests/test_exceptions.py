@@ -3,15 +3,20 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+from typing import Any
 
 import pytest
+import requests
 
-from django_ilert_oauth import exceptions
+from django_ilert_oauth import exceptions, session
 from django_ilert_oauth.exceptions import (
     AuthorizationDeniedError,
     EndpointMismatchError,
+    IlertHTTPError,
     IlertOAuthError,
+    IlertPlanError,
     IlertRejectedError,
+    IlertScopeError,
     IlertUnavailableError,
     ReconnectRequiredError,
     StateError,
@@ -28,6 +33,11 @@ TREE = {
     EndpointMismatchError: IlertOAuthError,
     TokenDecryptionError: IlertOAuthError,
 }
+OF_CALLS: dict[Any, Any] = {
+    IlertHTTPError: requests.HTTPError,
+    IlertScopeError: IlertHTTPError,
+    IlertPlanError: IlertHTTPError,
+}
 EXAMPLES = [
     *(kind("What happened.", code="a_code") for kind in TREE),
     IlertUnavailableError("Later.", code="rate_limited", retry_after=17.5),
@@ -37,13 +47,36 @@ EXAMPLES = [
 
 
 def test_the_tree_is_the_documented_one() -> None:
-    kinds = [kind for _, kind in inspect.getmembers(exceptions, inspect.isclass)]
-    assert {kind: kind.__base__ for kind in kinds} == TREE
+    exported = [getattr(exceptions, name) for name in exceptions.__all__]
+    defined = [kind for _, kind in inspect.getmembers(exceptions, inspect.isclass)]
+    assert {kind: kind.__base__ for kind in exported} == OF_CALLS | TREE
+    assert set(defined) == set(TREE)
 
 
 def test_the_tree_is_drawn_in_the_docstring() -> None:
     drawing = exceptions.__doc__ or ""
-    assert [kind.__name__ for kind in TREE if f" {kind.__name__}" not in drawing] == []
+    assert [name for name in exceptions.__all__ if f" {name} " not in drawing] == [
+        "IlertOAuthError"
+    ]
+    assert "    IlertOAuthError\n" in drawing
+
+
+def test_a_name_that_does_not_exist_is_said_not_to() -> None:
+    with pytest.raises(AttributeError, match="'django_ilert_oauth.exceptions' has no attribute 'X"):
+        getattr(exceptions, "XError")  # noqa: B009
+
+
+def test_the_error_of_calls_can_be_imported_with_the_session_too() -> None:
+    assert session.IlertHTTPError is IlertHTTPError
+
+
+@pytest.mark.parametrize("kind", OF_CALLS)
+def test_an_error_of_a_call_says_by_default_that_nothing_more_is_known(
+    kind: type[IlertHTTPError],
+) -> None:
+    error = kind("What happened.")
+    assert (error.code, error.detailed_code, error.message, error.correlation_id) == ("",) * 4
+    assert getattr(error, "missing_scopes", []) == []
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=repr)

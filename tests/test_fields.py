@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from django_ilert_oauth.fields import LooselyContains
+from django_ilert_oauth.internal.db import LooselyContains, update_row
 from django_ilert_oauth.models import ConnectedAccount
 
 USERNAME = ConnectedAccount._meta.get_field("username")
@@ -38,3 +38,29 @@ def test_where_the_column_is_exact_a_search_is_not() -> None:
     sql, _parameters = search.as_mysql(query.get_compiler("default"), connection)
     assert "COLLATE" in sql
     assert "utf8mb4_general_ci" in sql
+
+
+@pytest.mark.parametrize(
+    ("vendor", "is_mariadb", "told"),
+    [
+        ("postgresql", False, "FOR NO KEY UPDATE SKIP LOCKED"),
+        ("mysql", True, "SET STATEMENT innodb_lock_wait_timeout=0 FOR UPDATE"),
+        ("mysql", False, "UPDATE"),
+        ("sqlite", False, "UPDATE"),
+    ],
+)
+@pytest.mark.django_db
+def test_each_database_is_told_not_to_wait_for_a_locked_row_as_far_as_it_can(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, is_mariadb: bool, told: str
+) -> None:
+    statements: list[tuple[str, list[Any]]] = []
+    note = connection.execute_wrapper(lambda _do, sql, params, *_: statements.append((sql, params)))
+    monkeypatch.setattr(connection, "vendor", vendor)
+    monkeypatch.setattr(connection, "mysql_is_mariadb", is_mariadb, raising=False)
+    with note:
+        update_row(
+            ConnectedAccount(pk=7), {"last_error": "busy"}, {"lease_id": ""}, using="default"
+        )
+    [(sql, params)] = statements
+    assert told in sql
+    assert sql.count("%s") == len(params)

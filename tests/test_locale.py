@@ -25,7 +25,7 @@ from django.utils.translation.template import templatize
 
 import django_ilert_oauth
 from django_ilert_oauth import scopes
-from django_ilert_oauth.explanations import DENIED
+from django_ilert_oauth.internal.error_messages import DECLINED
 from django_ilert_oauth.models import ConnectedAccount
 from tests.conftest import AccountFactory
 from tests.pages import Page
@@ -159,6 +159,6 @@ def test_words_follow_the_language_of_each_request() -> None:
     [sentence] = scopes.describe("source")
     with translation.override("de"):
         assert str(sentence) == "Alarmquellen ansehen"
-        assert str(DENIED).startswith("Bei ilert wurde der Zugriff abgelehnt")
+        assert str(DECLINED).startswith("Bei ilert wurde der Zugriff abgelehnt")
         assert ConnectedAccount._meta.verbose_name_plural == "verbundene ilert-Konten"
     assert str(sentence) == "See alert sources"

@@ -8,8 +8,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 import django_ilert_oauth
+from tests import readme_tree
+from tests.floors import floors
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(django_ilert_oauth.__file__).parent
@@ -81,3 +85,27 @@ def test_hooks_write_for_the_oldest_django() -> None:
     targets = re.findall(r"--target-version, \"([\d.]+)\"", HOOKS)
     assert targets
     assert set(targets) == {oldest}
+
+
+OLDEST = [
+    (cells[0].split()[0], version)
+    for cells in readme_tree.table("Requirements")
+    for version in cells[1].split(", ")
+]
+
+
+def test_readme_names_the_oldest_release_of_each_requirement() -> None:
+    first = dict(reversed(OLDEST))
+    assert first == floors()
+
+
+@pytest.mark.parametrize(("package", "version"), OLDEST)
+def test_the_release_before_the_oldest_is_not_installed(package: str, version: str) -> None:
+    allowed = re.findall(rf"^ +{package}(\S+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    oldest = Version(version)
+    major, minor, patch = oldest.release if len(oldest.release) == 3 else (*oldest.release, 0)
+    before = f"{major}.{minor}.{patch - 1}" if patch else f"{major}.{minor - 1}.99"
+    assert (version in SpecifierSet(allowed[0]), before in SpecifierSet(allowed[0])) == (
+        True,
+        False,
+    )

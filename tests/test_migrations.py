@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +14,9 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
-from django_ilert_oauth import crypto
+from django_ilert_oauth.internal import crypto
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
+from django_ilert_oauth.oauth.secret import Secret
 
 APP = "ilert_oauth"
 FIRST = "0001_initial"
@@ -37,21 +39,26 @@ def models_of_the_first() -> Any:
 
 def store(apps: Any, user: Any) -> tuple[int, int]:
     person = {"api_url": API_URL, "tenant_id": "acme", "username": "grace"}
-    identity = (str(user.pk), API_URL, "acme", "grace")
+    identity = uuid.uuid4()
     account = apps.get_model(APP, "ConnectedAccount").objects.create(
         user_id=user.pk,
+        uuid=identity,
         **person,
         granted_scope="profile source:w",
-        access_token_ciphertext=crypto.encrypt("the-access-token", identity),
-        refresh_token_ciphertext=crypto.encrypt("the-refresh-token", identity),
+        access_token_ciphertext=encrypted("the-access-token", identity, "access_token"),
+        refresh_token_ciphertext=encrypted("the-refresh-token", identity, "refresh_token"),
         access_token_expires_at=timezone.now(),
     )
     revocation = apps.get_model(APP, "PendingRevocation").objects.create(
-        user_key=str(user.pk),
+        account_uuid=identity,
         **person,
-        refresh_token_ciphertext=crypto.encrypt("the-old-refresh-token", identity),
+        refresh_token_ciphertext=encrypted("the-old-refresh-token", identity, "refresh_token"),
     )
     return account.pk, revocation.pk
+
+
+def encrypted(token: str, identity: uuid.UUID, name: str) -> str:
+    return crypto.encrypt(Secret(token), (str(identity), name))
 
 
 def test_what_the_first_migration_stored_is_there_after_the_last() -> None:
@@ -60,10 +67,8 @@ def test_what_the_first_migration_stored_is_there_after_the_last() -> None:
     call_command("migrate", APP, verbosity=0)
     account = user.ilert_accounts.connected().with_scopes("source:r").get()
     assert (account.pk, str(account)) == (account_pk, "grace @ acme")
-    assert (account.access_token, account.refresh_token) == (
-        "the-access-token",
-        "the-refresh-token",
-    )
+    assert account.access_token == "the-access-token"
+    assert account.refresh_token == "the-refresh-token"
     revocation = PendingRevocation.objects.get(pk=revocation_pk)
     assert revocation.refresh_token == "the-old-refresh-token"
 

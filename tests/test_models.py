@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
 from django.core import serializers
 from django.core.exceptions import FieldDoesNotExist, FieldError
-from django.db import IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.models import F
 from django.forms import modelform_factory
 from django.utils import timezone
@@ -29,6 +31,7 @@ API_URL = "https://api.ilert.com"
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 Make = Callable[..., ConnectedAccount]
+rows = ConnectedAccount.objects
 
 
 @pytest.fixture
@@ -58,6 +61,10 @@ def reread(account: ConnectedAccount) -> ConnectedAccount:
     return ConnectedAccount.objects.get(pk=account.pk)
 
 
+def tokens_of(account: ConnectedAccount) -> tuple[str, str]:
+    return account.access_token.reveal(), account.refresh_token.reveal()
+
+
 def holds_plain_text(shown: str | bytes) -> bool:
     text = shown if isinstance(shown, str) else shown.decode("latin-1")
     return ACCESS in text or REFRESH in text
@@ -68,7 +75,7 @@ def holds_plain_text(shown: str | bytes) -> bool:
 
 def test_tokens_given_to_the_constructor_are_stored_encrypted(make: Make) -> None:
     account = reread(make())
-    assert (account.access_token, account.refresh_token) == (ACCESS, REFRESH)
+    assert tokens_of(account) == (ACCESS, REFRESH)
     assert not holds_plain_text(account.access_token_ciphertext + account.refresh_token_ciphertext)
 
 
@@ -76,19 +83,19 @@ def test_a_token_that_is_set_is_encrypted_at_once(make: Make) -> None:
     account = make(access_token="", refresh_token="")
     account.access_token, account.refresh_token = ACCESS, REFRESH
     account.save()
-    assert (reread(account).access_token, reread(account).refresh_token) == (ACCESS, REFRESH)
+    assert tokens_of(reread(account)) == (ACCESS, REFRESH)
 
 
 @pytest.mark.parametrize("name", ["access_token", "refresh_token"])
 def test_no_token_is_an_empty_one(make: Make, name: str) -> None:
     account = make(**{name: ""})
-    assert getattr(account, name) == getattr(account, f"{name}_ciphertext") == ""
+    assert (getattr(account, name).reveal(), getattr(account, f"{name}_ciphertext")) == ("", "")
 
 
-def test_tokens_need_the_user_that_their_keys_depend_on() -> None:
-    account = ConnectedAccount(api_url=API_URL)
-    with pytest.raises(ValueError, match="saved user"):
-        account.access_token = ACCESS
+def test_tokens_can_be_set_before_anything_is_saved() -> None:
+    account = ConnectedAccount()
+    account.access_token = ACCESS
+    assert account.access_token == ACCESS
 
 
 def test_the_plain_text_is_not_kept_on_the_account(make: Make) -> None:
@@ -109,7 +116,8 @@ def test_a_pickled_account_has_no_plain_text_and_opens_again(make: Make) -> None
 
 def test_a_token_that_is_read_does_not_show_itself(make: Make) -> None:
     account = make()
-    assert not holds_plain_text(repr([account.access_token, account.refresh_token]))
+    tokens = [account.access_token, account.refresh_token]
+    assert not holds_plain_text(f"{tokens!r} {tokens[0]} {tokens[1]}")
 
 
 @pytest.mark.parametrize("columns", [{}, {"update_fields": ["email"]}])
@@ -160,12 +168,47 @@ def test_no_form_offers_a_ciphertext(db: None) -> None:
     assert not [name for name in fields if "token" in name and not name.endswith("_at")]
 
 
+def test_the_uuid_never_changes(make: Make) -> None:
+    account = make()
+    before = account.uuid
+    account.uuid = uuid4()
+    account.save()
+    assert reread(account).uuid == before
+
+
 def test_a_ciphertext_copied_to_another_row_does_not_open_there(make: Make) -> None:
     victim, thief = make(), make(username="mallory", access_token="")
     thief.access_token_ciphertext = victim.access_token_ciphertext
     thief.save()
     with pytest.raises(TokenDecryptionError):
         _ = reread(thief).access_token
+
+
+def test_a_refresh_token_copied_to_the_other_column_does_not_open_there(make: Make) -> None:
+    account = make()
+    account.access_token_ciphertext = account.refresh_token_ciphertext
+    with pytest.raises(TokenDecryptionError):
+        _ = account.access_token
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"username": "hopper"}, {"tenant_id": "globex"}, {"api_url": "https://eu.ilert.com"}],
+)
+def test_tokens_stay_readable_whatever_ilert_calls_the_account(
+    make: Make, columns: dict[str, str]
+) -> None:
+    account = make()
+    ConnectedAccount.objects.update(**columns)
+    assert tokens_of(reread(account)) == (ACCESS, REFRESH)
+
+
+def test_tokens_stay_readable_for_another_user(make: Make) -> None:
+    account = make()
+    account.user = User.objects.create_user("another")
+    account.save()
+    assert tokens_of(reread(account)) == (ACCESS, REFRESH)
+    assert reread(account).user.username == "another"
 
 
 @pytest.mark.parametrize("name", ["access_token", "refresh_token"])
@@ -317,12 +360,21 @@ def test_a_token_is_fresh_while_it_is_known_to_be_good_beyond_the_margin(
 
 
 @pytest.mark.parametrize(
-    ("refreshed_at", "was"), [(None, False), (-4 * MINUTE, True), (-6 * MINUTE, False)]
+    ("refreshed_at", "was"),
+    [
+        (None, False),
+        (-4 * MINUTE, True),
+        (-6 * MINUTE, False),
+        (timedelta(seconds=5), True),
+        (MINUTE, False),
+    ],
 )
 def test_an_account_knows_whether_it_was_refreshed_lately(
     make: Make, refreshed_at: timedelta | None, was: bool
 ) -> None:
-    assert make(refreshed_at=refreshed_at).was_refreshed_within(5 * MINUTE) is was
+    account = make(refreshed_at=refreshed_at)
+    assert account.was_refreshed_within(5 * MINUTE) is was
+    assert not account.was_refreshed_within(timedelta(0))
 
 
 def test_a_new_account_is_connected_now_and_has_no_troubles(make: Make) -> None:
@@ -407,18 +459,139 @@ def test_two_users_may_connect_the_same_person(make: Make) -> None:
     assert make().pk != make(user=User.objects.create_user("another")).pk
 
 
+# What save() leaves out
+
+GRANT = {
+    "access_token": "newer-access",
+    "refresh_token": "newer-refresh",
+    "granted_scope": "source:d",
+    "refreshed_at": MINUTE,
+    "access_token_expires_at": 2 * HOUR,
+}
+
+
+def refresh_elsewhere(account: ConnectedAccount) -> ConnectedAccount:
+    """As another process does meanwhile."""
+    row = reread(account)
+    for name, value in GRANT.items():
+        moment = timezone.now() + value if isinstance(value, timedelta) else value
+        setattr(row, name, moment)
+    row.save()
+    return row
+
+
+def disconnect_elsewhere(account: ConnectedAccount) -> ConnectedAccount:
+    row = reread(account)
+    row.status, row.reason = Status.DISCONNECTED, Reason.USER
+    row.access_token = row.refresh_token = ""
+    row.save()
+    return row
+
+
+def row_of(account: ConnectedAccount) -> dict[str, Any]:
+    return dict(ConnectedAccount.objects.values().get(pk=account.pk))
+
+
+def read_again(account: ConnectedAccount) -> ConnectedAccount:
+    account.status, account.last_error = Status.RECONNECT_REQUIRED, "timeout"
+    account.refresh_from_db(fields=["status"])
+    account.refresh_from_db()
+    return account
+
+
+def saved_before(account: ConnectedAccount) -> ConnectedAccount:
+    account.last_error = "timeout"
+    account.save(update_fields=["last_error"])
+    return account
+
+
+STALE: dict[str, Callable[[ConnectedAccount], ConnectedAccount]] = {
+    "created": lambda account: account,
+    "read": reread,
+    "read again": read_again,
+    "read without tokens": lambda account: rows.defer("access_token_ciphertext").get(pk=account.pk),
+    "read with names only": lambda account: rows.only("username", "email").get(pk=account.pk),
+    "copied": lambda account: copy.deepcopy(copy.copy(reread(account))),
+    "unpickled": lambda account: pickle.loads(pickle.dumps(reread(account))),  # noqa: S301
+    "saved before": saved_before,
+}
+
+
+@pytest.mark.parametrize("change", [refresh_elsewhere, disconnect_elsewhere])
+@pytest.mark.parametrize("read", STALE.values(), ids=STALE)
+@pytest.mark.parametrize("options", [{}, {"using": "default"}])
+def test_a_stale_object_brings_nothing_back(
+    make: Make,
+    read: Callable[[ConnectedAccount], ConnectedAccount],
+    change: Callable[[ConnectedAccount], ConnectedAccount],
+    options: dict[str, Any],
+) -> None:
+    stale = read(make())
+    change(stale)
+    stored = row_of(stale)
+    stale.email = "grace@acme.example"
+    stale.save(**options)
+    assert row_of(stale) == stored | {"email": "grace@acme.example"}
+
+
+def test_what_an_object_has_set_itself_is_written(make: Make) -> None:
+    stale = reread(make())
+    newer = refresh_elsewhere(stale)
+    stale.status, stale.reason = Status.DISCONNECTED, Reason.ADMIN
+    stale.save()
+    row = reread(stale)
+    assert (row.status, row.reason) == (Status.DISCONNECTED, Reason.ADMIN)
+    assert tokens_of(row) == tokens_of(newer)
+
+
+def test_what_was_set_once_is_not_written_again(make: Make) -> None:
+    account = make()
+    account.status = Status.RECONNECT_REQUIRED
+    account.save()
+    ConnectedAccount.objects.update(status=Status.CONNECTED)
+    account.save()
+    assert reread(account).status == Status.CONNECTED
+
+
+def test_columns_that_are_named_are_written_as_named(make: Make) -> None:
+    stale = reread(make())
+    refresh_elsewhere(stale)
+    stale.save(update_fields=["granted_scope"])
+    assert reread(stale).granted_scope == ""
+    assert reread(stale).access_token == "newer-access"
+
+
+def test_a_deleted_row_does_not_rise_again(make: Make) -> None:
+    stale = reread(make())
+    ConnectedAccount.objects.all()._raw_delete("default")
+    with pytest.raises(DatabaseError), transaction.atomic():
+        stale.save()
+    assert not ConnectedAccount.objects.exists()
+
+
+def test_a_new_object_and_a_copy_under_a_new_key_are_written_whole(make: Make) -> None:
+    account = make(granted_scope="profile", last_error="timeout")
+    account.pk, account.uuid, account.username = None, uuid4(), "hopper"
+    account.access_token = "another"
+    account._state.adding = True
+    account.save()
+    row = reread(account)
+    assert (row.granted_scope, row.last_error) == ("profile", "timeout")
+    assert row.access_token == "another"
+
+
 # Revocations that are still to be sent
 
 
 @pytest.fixture
 def pending(make: Make) -> PendingRevocation:
     account = make()
-    user_key, api_url, tenant_id, username = account.identity
     return PendingRevocation.objects.create(
-        user_key=user_key,
-        api_url=api_url,
-        tenant_id=tenant_id,
-        username=username,
+        account_uuid=account.uuid,
+        client_id=account.client_id,
+        api_url=account.api_url,
+        tenant_id=account.tenant_id,
+        username=account.username,
         refresh_token_ciphertext=account.refresh_token_ciphertext,
     )
 
@@ -430,7 +603,7 @@ def test_a_pending_revocation_opens_the_accounts_ciphertext(pending: PendingRevo
 
 
 def test_a_pending_revocation_that_cannot_be_read_raises(pending: PendingRevocation) -> None:
-    pending.username = "mallory"
+    pending.account_uuid = uuid4()
     with pytest.raises(TokenDecryptionError):
         _ = pending.refresh_token
 
@@ -444,7 +617,7 @@ def test_a_pending_revocation_that_cannot_be_read_raises(pending: PendingRevocat
     ],
 )
 def test_the_status_is_told_in_words(make: Make, columns: dict[str, str], text: str | None) -> None:
-    expected = text or "needs reconnecting: access has run out"
+    expected = text or "needs reconnecting: access has expired"
     assert str(make(**columns).status_text) == expected
 
 

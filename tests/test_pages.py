@@ -21,7 +21,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from django_ilert_oauth.exceptions import AuthorizationDeniedError, IlertRejectedError
-from django_ilert_oauth.explanations import explain
+from django_ilert_oauth.internal.error_messages import error_message
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from django_ilert_oauth.templatetags.ilert_oauth_times import ago
 from ilert_standin import Fault, StandIn
@@ -84,7 +84,7 @@ def make_in_state(make_account: AccountFactory) -> Callable[..., ConnectedAccoun
         ),
         (
             "expired",
-            "needs reconnecting: access has run out",
+            "needs reconnecting: access has expired",
             "ilert-reconnect_required",
             "Until you reconnect, this site can do nothing in ilert for you.",
         ),
@@ -232,7 +232,7 @@ def test_a_card_says_when_what_happened(
     assert [told[label][:10] for label in labels[1:]] == ["1 year ago"] * len(labels[1:])
     account.refreshed_at = timezone.now()
     account.save()
-    assert facts(card(browser))["Last renewed"].startswith("just now")
+    assert facts(card(browser))["Last refreshed"].startswith("just now")
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_the_number_of_queries_does_not_grow_with_the_accounts(
     assert counts[0] == counts[1]
 
 
-# Failures on the way back
+# Failures at the callback
 
 
 def callback_with(browser: Client, **answer: str) -> Page:
@@ -310,10 +310,10 @@ def alert(page: Page) -> str:
     return message.text
 
 
-EXPLANATIONS = {
-    "access_denied": "ilert was told not to give access",
-    "server_error": "ilert has trouble of its own right now.",
-    "temporarily_unavailable": "ilert has trouble of its own right now.",
+ERROR_MESSAGES = {
+    "access_denied": "Access was declined at ilert",
+    "server_error": "ilert has an error of its own right now.",
+    "temporarily_unavailable": "ilert has an error of its own right now.",
     "invalid_client": "This site is not set up correctly for ilert",
     "invalid_request": "This site is not set up correctly for ilert",
     "invalid_scope": "This site is not set up correctly for ilert",
@@ -323,12 +323,12 @@ EXPLANATIONS = {
 }
 
 
-@pytest.mark.parametrize("code", EXPLANATIONS)
-def test_what_ilert_sends_back_is_explained_without_its_code(
+@pytest.mark.parametrize("code", ERROR_MESSAGES)
+def test_what_ilert_sends_back_has_a_message_without_its_code(
     browser: Client, ilert: StandIn, code: str
 ) -> None:
     page = callback_with(browser, error=code, error_description="words of ilert")
-    assert alert(page).startswith(EXPLANATIONS[code])
+    assert alert(page).startswith(ERROR_MESSAGES[code])
     assert code not in page.html
     assert "words of ilert" not in page.html
 
@@ -336,8 +336,8 @@ def test_what_ilert_sends_back_is_explained_without_its_code(
 @pytest.mark.parametrize(
     ("fault", "explanation"),
     [
-        (Fault(429), "ilert is too busy to answer right now."),
-        (Fault(503), "ilert has trouble of its own right now."),
+        (Fault(429), "ilert is too busy to respond right now."),
+        (Fault(503), "ilert has an error of its own right now."),
         (Fault(drop=True), "ilert could not be reached."),
         (Fault(200, "<html>"), "ilert could not be reached."),
         (Fault(401, '{"code": "invalid_client"}'), "This site is not set up correctly for ilert"),
@@ -345,7 +345,7 @@ def test_what_ilert_sends_back_is_explained_without_its_code(
         (Fault(400, '{"code": "access_denied"}'), "ilert did not accept the request"),
     ],
 )
-def test_what_goes_wrong_between_the_servers_is_explained(
+def test_what_goes_wrong_between_the_servers_has_a_message(
     browser: Client, ilert: StandIn, fault: Fault, explanation: str
 ) -> None:
     ilert.add_fault("token", fault)
@@ -356,12 +356,12 @@ def test_what_goes_wrong_between_the_servers_is_explained(
 
 def test_a_refusal_between_the_servers_is_not_laid_to_the_user() -> None:
     code = "access_denied"
-    assert explain(IlertRejectedError("", code=code)) != explain(
+    assert error_message(IlertRejectedError("", code=code)) != error_message(
         AuthorizationDeniedError("", code=code)
     )
 
 
-def test_a_used_attempt_and_one_that_ran_out_are_told_apart(
+def test_a_used_request_and_one_that_expired_are_told_apart(
     browser: Client, ilert: StandIn
 ) -> None:
     leaving: Any = browser.post(CONNECT)
@@ -369,12 +369,12 @@ def test_a_used_attempt_and_one_that_ran_out_are_told_apart(
     ilert.add_fault("token", Fault(503))
     browser.get(url, follow=True)
     used = alert(Page.of(browser.get(url, follow=True)))
-    assert used.startswith("This attempt to connect has ended: it was used already.")
+    assert used.startswith("This request to connect has ended: it was used already.")
     unknown = alert(Page.of(browser.get(CALLBACK, {"state": "unknown"}, follow=True)))
-    assert unknown.startswith("This attempt to connect has ended: it took more than ten minutes")
+    assert unknown.startswith("This request to connect has ended: it took more than ten minutes")
 
 
-def test_who_is_logged_out_meanwhile_is_told_after_the_next_log_in(
+def test_who_is_logged_out_meanwhile_is_told_after_the_next_login(
     browser: Client, user: User, ilert: StandIn
 ) -> None:
     leaving: Any = browser.post(CONNECT)
@@ -419,7 +419,7 @@ def test_the_disconnect_page_says_what_stops_and_what_may_go_on(
     browser: Client, account: ConnectedAccount
 ) -> None:
     page = Page.of(browser.get(f"/ilert/{account.pk}/disconnect/"))
-    assert "what it does there in your name stops working" in page.text
+    assert "what it does there on your behalf stops working" in page.text
     assert page.texts("li") == ["See your profile", "See, create and edit alert sources"]
     assert "up to an hour" in page.text
     assert (page.one("button").text, page.one("button").classes) == ("Disconnect", {"ilert-danger"})

@@ -59,9 +59,9 @@ def test_an_account_is_refreshed_by_the_command(site: Client, ilert: StandIn) ->
     account = connect(site)
     ConnectedAccount.objects.update(access_token_expires_at=timezone.now())
     call_command("refresh_ilert_tokens", verbosity=0)
-    renewed = ConnectedAccount.objects.get(pk=account.pk)
-    assert renewed.access_token != account.access_token
-    assert renewed.is_fresh(timedelta(minutes=59))
+    refreshed = ConnectedAccount.objects.get(pk=account.pk)
+    assert refreshed.access_token != account.access_token
+    assert refreshed.is_fresh(timedelta(minutes=59))
 
 
 def test_an_account_is_seen_by_its_user_and_in_the_admin(site: Client, ilert: StandIn) -> None:
@@ -79,7 +79,7 @@ def test_an_account_can_be_disconnected(
     with django_capture_on_commit_callbacks(execute=True):
         site.post(f"/ilert/{account.pk}/disconnect/")
     account.refresh_from_db()
-    assert (account.status, account.refresh_token) == (Status.DISCONNECTED, "")
+    assert (account.status, account.refresh_token_ciphertext) == (Status.DISCONNECTED, "")
     assert ilert.live_refresh_tokens("acme", "grace") == 0
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from django_ilert_oauth.flows import lease, rotate
+from django_ilert_oauth.flows import _rotate_keys
 from django_ilert_oauth.models import ConnectedAccount
+from tests.flows.beside import held
 
 pytestmark = pytest.mark.django_db
 
@@ -27,14 +28,14 @@ def run(*options: str) -> str:
 
 def test_a_rotation_says_that_old_keys_may_be_dropped() -> None:
     assert run() == (
-        "1 encrypted anew, 0 were under the first key already, 0 on old keys, 0 cannot be read.\n"
+        "1 re-encrypted, 0 were under the first key already, 0 on old keys, 0 cannot be read.\n"
         "All but the first key may be dropped.\n"
     )
 
 
 def test_a_dry_run_says_what_is_still_on_old_keys() -> None:
     out = run("--dry-run")
-    assert "0 encrypted anew" in out
+    assert "0 re-encrypted" in out
     assert "1 on old keys" in out
     assert "Old keys are still needed" in out
 
@@ -42,14 +43,14 @@ def test_a_dry_run_says_what_is_still_on_old_keys() -> None:
 def test_rows_that_stay_busy_keep_the_old_key_needed(
     account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lease.take_lease(account)
-    monkeypatch.setattr(rotate, "lease_seconds", lambda: 0.0)
+    held(account)
+    monkeypatch.setattr(_rotate_keys, "STORING_SECONDS", -40)
     assert "Old keys are still needed" in run()
 
 
 def test_a_row_that_cannot_be_read_is_named_and_fails_the_run(account: ConnectedAccount) -> None:
-    ConnectedAccount.objects.update(refresh_token_ciphertext="gAAAA")
+    ConnectedAccount.objects.update(refresh_token_ciphertext="gAAAA", username="gr\nace")
     errors = StringIO()
     with pytest.raises(CommandError, match="Drop no key"):
         call_command("rotate_ilert_keys", stdout=StringIO(), stderr=errors)
-    assert f"connected ilert account {account.pk} (grace @ acme)" in errors.getvalue()
+    assert f"connected ilert account {account.pk} (gr\\nace @ acme)" in errors.getvalue()

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import copy
+import json
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+from django.template import Context, Template
+from django.utils.html import format_html
 
-from django_ilert_oauth.secret import Secret
+from django_ilert_oauth.oauth.secret import MASK, Secret
 
 PLAIN = "hunter2"
 
@@ -15,29 +21,92 @@ class Holder:
     secret: Secret
 
 
-@pytest.mark.parametrize(
-    "holder", [Secret(PLAIN), [Secret(PLAIN)], {"token": Secret(PLAIN)}, Holder(Secret(PLAIN))]
-)
-def test_a_secret_is_masked_wherever_it_is_shown(holder: object) -> None:
-    assert PLAIN not in repr(holder)
+SHOWN: dict[str, Callable[[Secret], Any]] = {
+    "str": str,
+    "repr": repr,
+    "ascii": ascii,
+    "format": format,
+    "f-string": lambda secret: f"{secret} {secret!s} {secret!r} {secret:>30} {secret:.3}",
+    "percent": lambda secret: "%s %r %a" % (secret, secret, secret),  # noqa: UP031
+    "str.format": lambda secret: "{0} {0:x^9} {0!s:.2}".format(secret),  # noqa: UP032
+    "in a list": lambda secret: f"{[secret]} {(secret,)} { ({secret: secret}) }",
+    "in a dataclass": lambda secret: f"{Holder(secret)} {vars(Holder(secret))}",
+    "attributes": lambda secret: {name: getattr(secret, name) for name in dir(secret)},
+    "attributes, called": lambda secret: [secret.__repr__(), secret.__reduce__()],
+    "a copy": copy.copy,
+    "a deep copy": copy.deepcopy,
+    "JSON with a fallback": lambda secret: json.dumps({"secret": secret}, default=str),
+    "pickle": pickle.dumps,
+    "pickled attributes": lambda secret: secret.__reduce_ex__(4),
+    "HTML": lambda secret: format_html("<p>{}</p>", secret),
+}
+REFUSED: dict[str, Callable[[Any], object]] = {
+    "slice": lambda secret: secret[:3],
+    "index": lambda secret: secret[0],
+    "length": len,
+    "iteration": list,
+    "membership": lambda secret: "h" in secret,
+    "concatenation": lambda secret: "" + secret,
+    "joining": lambda secret: "".join([secret]),
+    "bytes": bytes,
+    "vars": vars,
+    "JSON": json.dumps,
+    "order": lambda secret: secret < "i",
+}
 
 
-def test_an_empty_secret_does_not_show_that_it_is_empty() -> None:
-    assert repr(Secret()) == repr(Secret(PLAIN))
+@pytest.mark.parametrize("show", SHOWN.values(), ids=SHOWN)
+@pytest.mark.parametrize("text", [PLAIN, PLAIN * 100])
+def test_a_secret_is_not_shown(show: Callable[[Secret], Any], text: str) -> None:
+    shown = show(Secret(text))
+    assert PLAIN[:3] not in f"{shown!s} {shown!r}"
 
 
-def test_a_secret_is_an_ordinary_text() -> None:
-    secret = Secret(PLAIN)
-    assert secret == PLAIN
-    assert f"{secret}" == str(secret) == PLAIN
-    assert hash(secret) == hash(PLAIN)
-    assert type(str(secret)) is str
+@pytest.mark.parametrize("show", [str, repr, format, "{:>30}".format])
+def test_the_mask_is_the_same_for_every_secret(show: Callable[[Secret], str]) -> None:
+    assert show(Secret(PLAIN)) == show(Secret()) == MASK
 
 
-def test_a_pickled_secret_stays_masked() -> None:
-    copy = pickle.loads(pickle.dumps(Secret(PLAIN)))  # noqa: S301
-    assert copy == PLAIN
-    assert PLAIN not in repr(copy)
+@pytest.mark.parametrize("take", REFUSED.values(), ids=REFUSED)
+def test_a_secret_is_no_string_that_could_be_taken_apart(take: Callable[[Any], object]) -> None:
+    with pytest.raises(TypeError) as caught:
+        take(Secret(PLAIN))
+    assert PLAIN not in str(caught.value)
+
+
+def test_a_template_masks_a_secret() -> None:
+    template = Template("{{ secret }} {{ secret|slice:':3' }} {{ secret|length }}")
+    assert PLAIN[:3] not in template.render(Context({"secret": Secret(PLAIN)}))
+
+
+@pytest.mark.parametrize("text", ["", PLAIN, "tökén", "a\ud800"])
+def test_a_secret_reveals_what_it_was_made_of(text: str) -> None:
+    assert Secret(text).reveal() == Secret(Secret(text)).reveal() == text
+
+
+@pytest.mark.parametrize("text", ["", PLAIN, "tökén", "a\ud800"])
+def test_secrets_are_equal_where_their_strings_are(text: str) -> None:
+    assert Secret(text) == Secret(text) == text
+    assert hash(Secret(text)) == hash(text)
+    assert Secret(text) != text + "x"
+
+
+def test_a_secret_equals_nothing_but_secrets_and_strings() -> None:
+    assert Secret(PLAIN) != PLAIN.encode()
+
+
+def test_only_an_empty_secret_is_false() -> None:
+    assert not Secret()
+    assert Secret(PLAIN)
+
+
+def test_a_pickled_secret_comes_back_empty() -> None:
+    assert pickle.loads(pickle.dumps(Secret(PLAIN))) == ""  # noqa: S301
+
+
+def test_a_copied_secret_reveals_the_same() -> None:
+    holder = Holder(Secret(PLAIN))
+    assert copy.copy(holder.secret) == copy.deepcopy(holder).secret == PLAIN
 
 
 def test_nothing_can_be_hung_on_a_secret() -> None:

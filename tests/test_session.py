@@ -2,42 +2,38 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 import requests
 from django.utils import timezone
 
-from django_ilert_oauth import client, flows, transport
+from django_ilert_oauth import __version__, flows
 from django_ilert_oauth.exceptions import (
     EndpointMismatchError,
     IlertOAuthError,
     IlertUnavailableError,
     ReconnectRequiredError,
 )
-from django_ilert_oauth.flows import renewal
-from django_ilert_oauth.flows.lease import store_under
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
+from django_ilert_oauth.oauth import client, transport
 from django_ilert_oauth.session import IlertHTTPError, IlertSession
 from ilert_standin import StandIn, serve
 from ilert_standin.faults import Fault
 from tests.conftest import AccountFactory
-from tests.flows.beside import at_once, stored_tokens
+from tests.flows.beside import at_once
 from tests.scripted_adapter import Reply, ScriptedAdapter
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 ILERT = "https://ilert.test"
-TOKEN = {"access_token": "renewed-token", "expires_in": 3600}
+RENEWED = {"access_token": "renewed-token", "expires_in": 3600}
 
 Script = Callable[..., ScriptedAdapter]
 
@@ -60,14 +56,14 @@ def far_account(make_account: AccountFactory, settings: Any) -> ConnectedAccount
 
 
 @pytest.fixture
-def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     taken: list[float] = []
 
     def sleep(seconds: float) -> None:
         taken.append(seconds)
         assert len(taken) < 100, "waits for ever"
 
-    monkeypatch.setattr("django_ilert_oauth.session.time.sleep", sleep)
+    monkeypatch.setattr("django_ilert_oauth.api.retry.time.sleep", sleep)
     return taken
 
 
@@ -75,6 +71,10 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def session(account: ConnectedAccount) -> Iterator[IlertSession]:
     with IlertSession(account) as session:
         yield session
+
+
+def stored_token(account: ConnectedAccount) -> str:
+    return ConnectedAccount.objects.get(pk=account.pk).access_token.reveal()
 
 
 def api_calls(ilert: StandIn) -> list[tuple[str, int]]:
@@ -119,6 +119,16 @@ def test_an_expired_token_is_renewed_before_it_is_used(
     assert [status for _path, status in api_calls(ilert)] == [200, 200]
 
 
+def test_a_token_that_expires_while_a_session_is_open_is_refreshed(
+    session: IlertSession, ilert: StandIn
+) -> None:
+    session.get("/api/users/current")
+    session.account.access_token_expires_at = timezone.now()
+    session.account.save()
+    session.get("/api/users/current")
+    assert len(ilert.token_requests) == 1
+
+
 def test_a_dead_grant_asks_for_a_reconnect_and_makes_no_request(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
@@ -140,7 +150,7 @@ def test_no_request_is_made_while_no_fresh_token_can_be_had(
     assert api_calls(ilert) == []
 
 
-def test_a_401_is_answered_by_one_refresh_and_one_more_try(
+def test_after_a_401_come_one_refresh_and_one_more_request(
     session: IlertSession, ilert: StandIn
 ) -> None:
     ilert.expire_access_tokens()
@@ -156,18 +166,30 @@ def test_a_401_to_the_new_token_is_final(session: IlertSession, ilert: StandIn) 
     assert len(api_calls(ilert)) == 2
 
 
-def test_a_401_soon_after_a_refresh_asks_for_no_other(
-    make_account: AccountFactory, ilert: StandIn
+@pytest.mark.parametrize("seconds", [0, 60, 240])
+def test_a_401_outranks_the_time_of_the_last_refresh(
+    make_account: AccountFactory, ilert: StandIn, seconds: int
 ) -> None:
-    account = make_account(refreshed_at=timezone.now() - timedelta(minutes=4))
+    account = make_account(refreshed_at=timezone.now() - timedelta(seconds=seconds))
     ilert.expire_access_tokens()
     with IlertSession(account) as session:
+        assert session.get("/api/users/current").status_code == 200
+    assert len(ilert.token_requests) == 1
+    assert len(api_calls(ilert)) == 2
+
+
+def test_a_refresh_that_fails_is_not_tried_again_by_force(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    account = make_account()
+    ilert.expire_access_tokens()
+    ilert.add_fault("token", Fault(503), times=None)
+    with IlertSession(account) as session:
         assert session.get("/api/users/current").status_code == 401
-    assert ilert.token_requests == []
-    assert len(api_calls(ilert)) == 1
+    assert len(ilert.token_requests) == 1
 
 
-def test_a_401_is_answered_with_the_token_that_another_process_stored(
+def test_after_a_401_comes_the_token_that_another_process_stored(
     session: IlertSession, ilert: StandIn
 ) -> None:
     elsewhere = ConnectedAccount.objects.get(pk=session.account.pk)
@@ -179,7 +201,7 @@ def test_a_401_is_answered_with_the_token_that_another_process_stored(
     assert ilert.token_requests == []
 
 
-def test_a_401_soon_after_a_refresh_is_answered_with_the_token_that_another_process_stored(
+def test_after_a_401_soon_after_a_refresh_comes_the_token_that_another_process_stored(
     make_account: AccountFactory, ilert: StandIn
 ) -> None:
     account = make_account(refreshed_at=timezone.now() - timedelta(minutes=4))
@@ -226,26 +248,26 @@ def chunks() -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("body", [chunks, lambda: io.BytesIO(b"first second")])
-@pytest.mark.parametrize("status", [401, 429])
+@pytest.mark.parametrize("status", [401, 429, 503])
 def test_a_stream_is_not_sent_again(
     far_account: ConnectedAccount,
     script: Script,
-    naps: list[float],
+    pauses: list[float],
     body: Callable[[], Any],
     status: int,
 ) -> None:
-    script(Reply(body=TOKEN), at=ILERT + client.TOKEN_PATH)
-    adapter = script(Reply(status))
+    script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
+    adapter = script(Reply(status, headers={"Retry-After": "1"}))
     with IlertSession(far_account) as session:
-        assert session.post("/api/import", data=body()).status_code == status
+        assert session.put("/api/import", data=body()).status_code == status
     assert [seen.body for seen in adapter.seen] == [b"first second"]
-    assert naps == []
+    assert pauses == []
 
 
 def test_a_401_to_a_stream_renews_the_token_for_what_comes_next(
     far_account: ConnectedAccount, script: Script
 ) -> None:
-    script(Reply(body=TOKEN), at=ILERT + client.TOKEN_PATH)
+    script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
     adapter = script(Reply(401), Reply(201))
     with IlertSession(far_account) as session:
         assert session.post("/api/import", data=chunks()).status_code == 401
@@ -255,9 +277,9 @@ def test_a_401_to_a_stream_renews_the_token_for_what_comes_next(
 
 @pytest.mark.parametrize("status", [401, 429])
 def test_a_file_is_sent_whole_or_not_again(
-    far_account: ConnectedAccount, script: Script, naps: list[float], status: int
+    far_account: ConnectedAccount, script: Script, pauses: list[float], status: int
 ) -> None:
-    script(Reply(body=TOKEN), at=ILERT + client.TOKEN_PATH)
+    script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
     adapter = script(Reply(status), Reply())
     with IlertSession(far_account) as session:
         session.post("/api/import", files={"file": io.BytesIO(b"the whole file")})
@@ -267,7 +289,7 @@ def test_a_file_is_sent_whole_or_not_again(
 def test_a_stream_is_not_sent_again_after_a_redirect(
     far_account: ConnectedAccount, script: Script
 ) -> None:
-    script(Reply(body=TOKEN), at=ILERT + client.TOKEN_PATH)
+    script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
     adapter = script(Reply(303, headers={"Location": "/api/imported"}), Reply(401))
     with IlertSession(far_account) as session:
         session.post("/api/import", data=chunks())
@@ -276,34 +298,34 @@ def test_a_stream_is_not_sent_again_after_a_redirect(
 
 
 def test_a_429_is_waited_out_as_long_as_ilert_asks(
-    far_account: ConnectedAccount, script: Script, naps: list[float]
+    far_account: ConnectedAccount, script: Script, pauses: list[float]
 ) -> None:
-    adapter = script(Reply(429, headers={"Retry-After": "7"}), Reply(body="done"))
+    adapter = script(Reply(429, headers={"Retry-After": "4"}), Reply(body="done"))
     with IlertSession(far_account) as session:
         assert session.get("/api/alerts").json() == "done"
-    assert naps == [7]
+    assert pauses == [4]
     assert len(adapter.seen) == 2
 
 
 def test_a_429_without_a_time_is_waited_out_for_10_to_30_seconds(
-    far_account: ConnectedAccount, script: Script, naps: list[float]
+    far_account: ConnectedAccount, script: Script, pauses: list[float]
 ) -> None:
     script(*[Reply(429)] * 20, Reply(body="done"))
     with IlertSession(far_account, max_wait=1000) as session:
         assert session.get("/api/alerts").json() == "done"
-    assert len(naps) == 20
-    assert all(10 <= nap <= 30 for nap in naps)
-    assert len(set(naps)) > 1
+    assert len(pauses) == 20
+    assert all(10 <= pause <= 30 for pause in pauses)
+    assert len(set(pauses)) > 1
 
 
 @pytest.mark.parametrize(
     ("asked", "max_wait", "expected"),
     [("61", 60, []), ("60", 60, [60]), ("30", 60, [30, 30]), ("25", 10, []), ("3", 10, [3, 3, 3])],
 )
-def test_patience_has_an_end(
+def test_waiting_ends_after_max_wait(
     far_account: ConnectedAccount,
     script: Script,
-    naps: list[float],
+    pauses: list[float],
     asked: str,
     max_wait: int,
     expected: list[float],
@@ -311,7 +333,7 @@ def test_patience_has_an_end(
     script(Reply(429, headers={"Retry-After": asked}))
     with IlertSession(far_account, max_wait=max_wait) as session:
         assert session.get("/api/alerts").status_code == 429
-    assert naps == expected
+    assert pauses == expected
 
 
 @pytest.mark.parametrize(
@@ -321,7 +343,7 @@ def test_patience_has_an_end(
 def test_a_429_without_a_time_is_waited_out_wherever_ten_seconds_are_left(
     far_account: ConnectedAccount,
     script: Script,
-    naps: list[float],
+    pauses: list[float],
     monkeypatch: pytest.MonkeyPatch,
     max_wait: int,
     pick: Callable[..., float],
@@ -331,46 +353,56 @@ def test_a_429_without_a_time_is_waited_out_wherever_ten_seconds_are_left(
     script(Reply(429))
     with IlertSession(far_account, max_wait=max_wait) as session:
         assert session.get("/api/alerts").status_code == 429
-    assert naps == expected
+    assert pauses == expected
 
 
 @pytest.mark.parametrize("asked", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_patience_has_an_end_where_ilert_asks_for_no_time_at_all(
-    far_account: ConnectedAccount, script: Script, naps: list[float], asked: str
+def test_waiting_ends_where_ilert_asks_for_no_time_at_all(
+    far_account: ConnectedAccount, script: Script, pauses: list[float], asked: str
 ) -> None:
     script(Reply(429, headers={"Retry-After": asked}))
     with IlertSession(far_account) as session:
         assert session.get("/api/alerts").status_code == 429
-    assert sum(naps) <= 60
+    assert 0 < sum(pauses) <= 5
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "20"}])
+def test_a_web_request_does_not_hold_its_thread_for_a_long_wait(
+    far_account: ConnectedAccount, script: Script, pauses: list[float], headers: dict[str, str]
+) -> None:
+    script(Reply(429, headers=headers))
+    with IlertSession(far_account) as session:
+        assert session.get("/api/alerts").status_code == 429
+    assert pauses == []
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
-def test_trouble_is_waited_out_where_twice_is_the_same_as_once(
-    far_account: ConnectedAccount, script: Script, naps: list[float], method: str, status: int
+def test_a_gateway_error_is_waited_out_for_idempotent_methods(
+    far_account: ConnectedAccount, script: Script, pauses: list[float], method: str, status: int
 ) -> None:
     adapter = script(Reply(status), Reply(status), Reply(body="done"))
     with IlertSession(far_account) as session:
         assert session.request(method, "/api/alerts/1", json={"a": 1}).status_code == 200
     assert [seen.body for seen in adapter.seen] == [b'{"a": 1}'] * 3
-    assert 0.5 <= naps[0] <= 1 <= naps[1] <= 2
+    assert 0.5 <= pauses[0] <= 1 <= pauses[1] <= 2
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 @pytest.mark.parametrize("status", [502, 503, 504])
-def test_trouble_is_final_where_twice_could_be_too_often(
-    far_account: ConnectedAccount, script: Script, naps: list[float], method: str, status: int
+def test_a_gateway_error_is_final_for_other_methods(
+    far_account: ConnectedAccount, script: Script, pauses: list[float], method: str, status: int
 ) -> None:
     adapter = script(Reply(status, headers={"Retry-After": "1"}))
     with IlertSession(far_account) as session:
         assert session.request(method, "/api/alerts").status_code == status
     assert len(adapter.seen) == 1
-    assert naps == []
+    assert pauses == []
 
 
 @pytest.mark.parametrize("status", [500, 501, 400, 404])
 def test_other_errors_are_final(
-    far_account: ConnectedAccount, script: Script, naps: list[float], status: int
+    far_account: ConnectedAccount, script: Script, pauses: list[float], status: int
 ) -> None:
     adapter = script(Reply(status, headers={"Retry-After": "1"}))
     with IlertSession(far_account) as session:
@@ -378,53 +410,56 @@ def test_other_errors_are_final(
     assert len(adapter.seen) == 1
 
 
-def test_trouble_that_stays_is_handed_on_after_three_more_tries(
-    far_account: ConnectedAccount, script: Script, naps: list[float]
+def test_a_gateway_error_that_stays_is_handed_on_after_three_retries(
+    far_account: ConnectedAccount, script: Script, pauses: list[float]
 ) -> None:
     adapter = script(Reply(503))
     with IlertSession(far_account, max_wait=1000) as session:
         assert session.get("/api/alerts").status_code == 503
     assert len(adapter.seen) == 4
-    assert len(naps) == 3
+    assert len(pauses) == 3
 
 
 @pytest.mark.parametrize(("max_wait", "expected"), [(60, [40]), (30, [])])
-def test_trouble_is_waited_out_as_long_as_ilert_asks_and_patience_lasts(
+def test_a_gateway_error_is_waited_out_as_long_as_asked_within_max_wait(
     far_account: ConnectedAccount,
     script: Script,
-    naps: list[float],
+    pauses: list[float],
     max_wait: int,
     expected: list[float],
 ) -> None:
     script(Reply(503, headers={"Retry-After": "40"}))
     with IlertSession(far_account, max_wait=max_wait) as session:
         session.get("/api/alerts")
-    assert naps == expected
+    assert pauses == expected
 
 
-def test_patience_is_one_for_a_429_a_503_and_what_comes_after_a_401(
-    far_account: ConnectedAccount, script: Script, naps: list[float]
+def test_max_wait_is_for_all_waits_of_a_request(
+    far_account: ConnectedAccount, script: Script, pauses: list[float]
 ) -> None:
-    script(Reply(body=TOKEN), at=ILERT + client.TOKEN_PATH)
+    script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
     wait = {"Retry-After": "25"}
     script(Reply(429, headers=wait), Reply(401), Reply(503, headers=wait), Reply(429, headers=wait))
     with IlertSession(far_account, max_wait=60) as session:
         assert session.get("/api/alerts").status_code == 429
-    assert naps == [25, 25]
+    assert pauses == [25, 25]
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_each_wait_is_announced_in_the_log(
     far_account: ConnectedAccount,
     script: Script,
-    naps: list[float],
+    pauses: list[float],
     caplog: pytest.LogCaptureFixture,
     status: int,
 ) -> None:
-    script(Reply(status, headers={"Retry-After": "7"}), Reply())
+    script(Reply(status, headers={"Retry-After": "4", "correlation-id": "5f3a-17"}), Reply())
     with caplog.at_level(logging.WARNING), IlertSession(far_account) as session:
         session.get("/api/alerts?summary=private")
-    assert caplog.messages == [f"Account {far_account.pk}: ilert answered {status}: waiting 7.0 s"]
+    assert caplog.messages == [
+        f"Account {far_account.pk}: ilert responded with {status} to GET /api/alerts "
+        "(correlation ID 5f3a-17): waiting 4.0 s"
+    ]
 
 
 def test_requests_have_the_timeouts_of_the_settings(
@@ -461,6 +496,57 @@ def test_the_token_is_sent_nowhere_else(
     assert [adapter.seen for adapter in anywhere] == [[], []]
 
 
+@pytest.mark.parametrize("auth", [("user", "password"), lambda request: request])
+def test_auth_of_a_call_skips_no_check_of_the_address(
+    far_account: ConnectedAccount, script: Script, auth: Any
+) -> None:
+    adapter = script(at="https://")
+    with IlertSession(far_account) as session, pytest.raises(EndpointMismatchError):
+        session.get("https://evil.example/api/alerts", auth=auth)
+    assert adapter.seen == []
+
+
+@pytest.mark.parametrize("auth", [("user", "password"), lambda request: request])
+def test_auth_of_a_call_does_not_replace_the_token(
+    far_account: ConnectedAccount, script: Script, auth: Any
+) -> None:
+    adapter = script()
+    with IlertSession(far_account) as session:
+        session.get("/api/alerts", auth=auth)
+    assert adapter.seen[0].headers["Authorization"] == "Bearer first-token"
+
+
+def test_a_prepared_request_is_sent_nowhere_else_either(
+    far_account: ConnectedAccount, script: Script
+) -> None:
+    adapter = script(at="https://")
+    request = requests.Request("POST", "https://evil.example/", data="body").prepare()
+    with IlertSession(far_account) as session, pytest.raises(EndpointMismatchError):
+        session.send(request)
+    assert adapter.seen == []
+
+
+def test_a_request_that_was_prepared_elsewhere_gets_the_token_at_ilert(
+    far_account: ConnectedAccount, script: Script
+) -> None:
+    adapter = script()
+    with IlertSession(far_account) as session:
+        session.send(requests.Request("GET", ILERT + "/api/alerts").prepare())
+    assert adapter.seen[0].headers["Authorization"] == "Bearer first-token"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://ILERT.test:443/api/alerts", "/api/alerts/a..b", "/api/alerts?name=../../x"]
+)
+def test_an_address_of_ilert_may_be_spelt_in_other_ways(
+    far_account: ConnectedAccount, script: Script, url: str
+) -> None:
+    adapter = script(at="https://")
+    with IlertSession(far_account) as session:
+        assert session.get(url).status_code == 200
+    assert adapter.seen[0].headers["Authorization"] == "Bearer first-token"
+
+
 def test_an_account_of_another_ilert_makes_no_request(
     session: IlertSession, ilert: StandIn, settings: Any
 ) -> None:
@@ -481,19 +567,104 @@ def test_the_token_is_not_sent_over_plain_http(
     assert adapter.seen == []
 
 
-@pytest.mark.parametrize(
-    "elsewhere", ["https://other.test/", "http://ilert.test/", "https://ilert.test:8443/"]
-)
-def test_a_redirect_elsewhere_loses_the_token(
-    far_account: ConnectedAccount, script: Script, elsewhere: str
+ELSEWHERE = ["https://other.test/", "http://ilert.test/", "https://ilert.test:8443/"]
+
+
+@pytest.mark.parametrize("elsewhere", ELSEWHERE)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("body", [b"private body", lambda: io.BytesIO(b"private body")])
+def test_nothing_of_the_request_follows_a_redirect_elsewhere(
+    far_account: ConnectedAccount, script: Script, elsewhere: str, status: int, body: Any
 ) -> None:
-    script(Reply(302, headers={"Location": elsewhere + "api/"}))
+    script(Reply(status, headers={"Location": elsewhere + "api/"}))
     adapter = script(at=elsewhere)
-    with IlertSession(far_account) as session:
-        session.get("/api/alerts")
+    with IlertSession(far_account, team_context=7) as session:
+        session.cookies.set("private", "cookie")
+        data = body() if callable(body) else body
+        response = session.post("/api/alerts", data=data, headers={"X-Private": "header"})
     (seen,) = adapter.seen
-    assert "Authorization" not in seen.headers
-    assert "first-token" not in repr(seen)
+    assert (seen.headers, seen.body) == ({}, b"")
+    assert not response.request.headers
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_the_body_follows_a_redirect_within_ilert(
+    far_account: ConnectedAccount, script: Script, status: int
+) -> None:
+    adapter = script(Reply(status, headers={"Location": "/api/there"}), Reply())
+    with IlertSession(far_account, team_context=7) as session:
+        session.post("/api/alerts", data=b"body")
+    assert [seen.body for seen in adapter.seen] == [b"body", b"body"]
+    assert adapter.seen[1].headers["team-context"] == "7"
+
+
+@pytest.mark.parametrize("back", [ILERT + "/api/alerts/1", "https://ILERT.test/api/"])
+def test_a_redirect_that_comes_back_from_elsewhere_is_not_followed(
+    far_account: ConnectedAccount, script: Script, back: str
+) -> None:
+    elsewhere = script(Reply(302, headers={"Location": back}), at="https://other.test/")
+    adapter = script(Reply(307, headers={"Location": "https://other.test/"}))
+    with IlertSession(far_account) as session, pytest.raises(EndpointMismatchError):
+        session.delete("/api/alerts")
+    assert (len(adapter.seen), len(elsewhere.seen)) == (1, 1)
+
+
+OUTSIDE = [
+    "https://gateway.test/tenant-b/api",
+    "https://gateway.test/tenant-abc/api",
+    "https://gateway.test/",
+    "https://gateway.test/tenant-a/../tenant-b/api",
+    "https://gateway.test/tenant-a/%2e%2e/tenant-b/api",
+    "https://gateway.test/tenant-a/.%2E%2ftenant-b/api",
+    "https://gateway.test/tenant-a/..%2Ftenant-b/api",
+    "https://gateway.test/tenant-a/..%5ctenant-b/api",
+    "https://gateway.test/tenant-a/..\\tenant-b/api",
+    "https://gateway.test/tenant-a/..;v=1/tenant-b/api",
+    "https://gateway.test/tenant-a/%252e%252e/tenant-b/api",
+    "https://gateway.test/tenant-a/api/..%2f..%2f..%2ftenant-b",
+    "//gateway.test/tenant-b/api",
+]
+
+
+@pytest.fixture
+def tenant_a(make_account: AccountFactory, settings: Any) -> ConnectedAccount:
+    """One of several ilerts behind a gateway."""
+    settings.ILERT_OAUTH_API_URL = "https://gateway.test/tenant-a"
+    return make_account(access_token="first-token")
+
+
+@pytest.mark.parametrize(
+    "url", [*OUTSIDE, "/../tenant-b/api", "../tenant-b/api", "/%2e%2e/tenant-b/api"]
+)
+def test_the_token_stays_below_the_path_of_the_api_url(
+    tenant_a: ConnectedAccount, script: Script, url: str
+) -> None:
+    adapter = script(at="https://")
+    with IlertSession(tenant_a) as session, pytest.raises(EndpointMismatchError):
+        session.get(url)
+    assert adapter.seen == []
+
+
+@pytest.mark.parametrize("location", [*OUTSIDE, "/tenant-b/api", "../../tenant-b/api"])
+def test_a_redirect_out_of_the_path_of_the_api_url_loses_the_token(
+    tenant_a: ConnectedAccount, script: Script, location: str
+) -> None:
+    adapter = script(Reply(307, headers={"Location": location}), Reply(), at="https://")
+    with IlertSession(tenant_a) as session:
+        session.post("/api/alerts", data="private body")
+    first, second = adapter.seen
+    assert first.headers["Authorization"] == "Bearer first-token"
+    assert (second.headers, second.body) == ({}, b"")
+
+
+@pytest.mark.parametrize("location", ["/tenant-a/api/there", "there", "/tenant-a"])
+def test_a_redirect_below_the_path_of_the_api_url_keeps_the_token(
+    tenant_a: ConnectedAccount, script: Script, location: str
+) -> None:
+    adapter = script(Reply(302, headers={"Location": location}), Reply(), at="https://")
+    with IlertSession(tenant_a) as session:
+        session.get("/api/alerts")
+    assert adapter.seen[1].headers["Authorization"] == "Bearer first-token"
 
 
 def test_a_redirect_from_http_to_https_loses_the_token(
@@ -584,7 +755,7 @@ def test_the_frames_of_an_error_show_no_token(make_account: AccountFactory, sett
     assert not [text for text in shown if "first-token" in text]
 
 
-def test_a_pickled_answer_is_an_answer(far_account: ConnectedAccount, script: Script) -> None:
+def test_a_pickled_response_is_a_response(far_account: ConnectedAccount, script: Script) -> None:
     script(Reply(404, body={"code": "NOT_FOUND"}))
     with IlertSession(far_account) as session:
         kept = pickle.loads(pickle.dumps(session.get("/api/alerts")))  # noqa: S301
@@ -618,8 +789,8 @@ def test_a_session_is_neither_pickled_nor_copied(
         refuse(session)
 
 
-def test_hooks_see_the_last_answer_and_no_token(
-    far_account: ConnectedAccount, script: Script, naps: list[float]
+def test_hooks_see_the_last_response_and_no_token(
+    far_account: ConnectedAccount, script: Script, pauses: list[float]
 ) -> None:
     script(Reply(503), Reply(429), Reply(body="done"))
     seen: list[tuple[int, bool]] = []
@@ -627,14 +798,14 @@ def test_hooks_see_the_last_answer_and_no_token(
     def look(response: requests.Response, **kwargs: Any) -> None:
         seen.append((response.status_code, "Authorization" in response.request.headers))
 
-    with IlertSession(far_account) as session:
+    with IlertSession(far_account, max_wait=60) as session:
         session.hooks["response"].append(look)
         session.get("/api/alerts")
     assert seen == [(200, False)]
 
 
 def test_a_hook_may_raise_for_every_error(
-    far_account: ConnectedAccount, script: Script, naps: list[float]
+    far_account: ConnectedAccount, script: Script, pauses: list[float]
 ) -> None:
     script(Reply(503), Reply(404, body={"message": "Not here"}))
     with IlertSession(far_account) as session:
@@ -652,19 +823,22 @@ def test_adapters_are_mounted_as_on_any_session(far_account: ConnectedAccount) -
     assert adapter.seen[0].headers["Authorization"] == "Bearer first-token"
 
 
-def test_an_adapter_may_answer_with_a_kind_of_its_own(
-    far_account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_adapter_may_respond_with_a_kind_of_its_own(
+    far_account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     class Answer(requests.Response):
         pass
 
     class Own(ScriptedAdapter):
+        """Of a tool that records requests, say."""
+
         def build_response(self, request: Any, raw: Any) -> Any:
             answer = super().build_response(request, raw)
             answer.__class__ = Answer
             return answer
 
-    monkeypatch.setitem(transport.adapters, ILERT, Own())
+    monkeypatch.setitem(transport.adapters, ILERT, Own(Reply(status)))
     with IlertSession(far_account) as session:
         assert type(session.get("/api/alerts")) is Answer
 
@@ -684,6 +858,14 @@ def test_a_request_may_be_prepared_before_it_is_sent(
     assert (seen.headers["Authorization"], seen.timeout) == ("Bearer first-token", (2, 3))
 
 
+def test_no_token_is_printed_where_the_site_debugs_http(
+    session: IlertSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("http.client.HTTPConnection.debuglevel", 1)
+    assert session.get("/api/users/current").status_code == 200
+    assert capsys.readouterr().out == ""
+
+
 def test_a_request_that_was_prepared_stays_on_this_machine_too(
     session: IlertSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -696,18 +878,26 @@ def test_a_request_that_was_prepared_stays_on_this_machine_too(
     assert session.send(prepared, proxies=None).status_code == 200
 
 
-def test_no_password_from_netrc_takes_the_place_of_the_token(
-    far_account: ConnectedAccount,
-    script: Script,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "netrc").write_text("machine ilert.test login grace password hunter2\n")
+@pytest.fixture
+def netrc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hosts = ("ilert.test", "other.test")
+    lines = [f"machine {host} login grace password hunter2\n" for host in hosts]
+    (tmp_path / "netrc").write_text("".join(lines))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    adapter = script(Reply(302, headers={"Location": "/api/there"}), Reply())
+
+
+@pytest.mark.usefixtures("netrc")
+@pytest.mark.parametrize("location", ["/api/there", "https://other.test/"])
+def test_no_password_from_netrc_is_sent_or_handed_out(
+    far_account: ConnectedAccount, script: Script, location: str
+) -> None:
+    adapter = script(Reply(302, headers={"Location": location}), Reply(), at="https://")
     with IlertSession(far_account) as session:
-        session.get("/api/alerts")
-    assert {seen.headers["Authorization"] for seen in adapter.seen} == {"Bearer first-token"}
+        response = session.get("/api/alerts")
+    sent = [seen.headers.get("Authorization", "Bearer first-token") for seen in adapter.seen]
+    assert sent == ["Bearer first-token"] * 2
+    handed_out = [response.request, *(each.request for each in response.history)]
+    assert ["Authorization" in request.headers for request in handed_out] == [False, False]
 
 
 @pytest.mark.parametrize("team", [7, "7"])
@@ -717,14 +907,28 @@ def test_a_team_can_be_named_for_all_requests(
     adapter = script()
     with IlertSession(far_account, team_context=team) as session:
         session.get("/api/alerts")
-    assert adapter.seen[0].headers["team-context"] == "7"
+    headers = adapter.seen[0].headers
+    assert (headers["team-context"], headers["x-team-context"]) == ("7", "7")
 
 
 def test_no_team_is_named_unasked(far_account: ConnectedAccount, script: Script) -> None:
     adapter = script()
     with IlertSession(far_account) as session:
         session.get("/api/alerts")
-    assert "team-context" not in adapter.seen[0].headers
+    assert not {"team-context", "x-team-context"} & adapter.seen[0].headers.keys()
+
+
+def test_each_request_names_the_program(far_account: ConnectedAccount, script: Script) -> None:
+    adapter = script()
+    with IlertSession(far_account) as session:
+        session.get("/api/alerts")
+    assert adapter.seen[0].headers["User-Agent"] == f"django-ilert-oauth/{__version__}"
+
+
+def test_a_session_keeps_its_account(session: IlertSession, account: ConnectedAccount) -> None:
+    assert session.account is account
+    with pytest.raises(AttributeError):
+        session.account = account  # type: ignore[misc]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -737,7 +941,7 @@ def test_threads_that_share_a_session_refresh_once(
         answers = at_once(10, lambda _number: session.get("/api/users/current").json()["username"])
     assert answers == ["grace"] * 10
     assert len(ilert.token_requests) == 1
-    assert str(expired_account.access_token) == stored_tokens(expired_account)[0]
+    assert expired_account.access_token == stored_token(expired_account)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -753,25 +957,8 @@ def test_threads_that_are_all_refused_refresh_once(
     assert len(ilert.token_requests) == 1
 
 
-def test_what_another_thread_reads_meanwhile_does_no_harm_to_what_is_stored(
-    expired_account: ConnectedAccount, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ilert.options.rotate = True
-    before = stored_tokens(expired_account)
-
-    def store_late(*args: Any) -> bool:
-        expired_account.refresh_from_db()
-        return store_under(*args)
-
-    monkeypatch.setattr(renewal, "store_under", store_late)
-    with IlertSession(expired_account) as session:
-        assert session.get("/api/users/current").status_code == 200
-    assert not set(stored_tokens(expired_account)) & set(before)
-    assert str(expired_account.access_token) == stored_tokens(expired_account)[0]
-
-
 @pytest.mark.parametrize("floor", [timedelta(0), timedelta(minutes=5)])
-def test_a_401_is_answered_with_the_token_that_another_thread_got_meanwhile(
+def test_after_a_401_comes_the_token_that_another_thread_got_meanwhile(
     session: IlertSession, ilert: StandIn, settings: Any, floor: timedelta
 ) -> None:
     settings.ILERT_OAUTH_MIN_REFRESH_INTERVAL = floor
@@ -788,208 +975,49 @@ def test_a_401_is_answered_with_the_token_that_another_thread_got_meanwhile(
     assert len(ilert.token_requests) == 1
 
 
+def test_a_token_that_another_thread_has_replaced_meanwhile_is_not_kept(
+    far_account: ConnectedAccount, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = script()
+    get_access_token = flows.get_access_token
+
+    def replaced_meanwhile(account: ConnectedAccount) -> str:
+        token = get_access_token(account)
+        account.access_token = "second-token"
+        return token
+
+    monkeypatch.setattr(flows, "get_access_token", replaced_meanwhile)
+    with IlertSession(far_account) as session:
+        for _ in range(2):
+            session.get("/api/alerts")
+    sent = [seen.headers["Authorization"] for seen in adapter.seen]
+    assert sent == ["Bearer first-token", "Bearer second-token"]
+
+
+def test_a_fresh_token_is_decrypted_once(
+    far_account: ConnectedAccount, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script()
+    asked: list[ConnectedAccount] = []
+    get_access_token = flows.get_access_token
+
+    def counted(account: ConnectedAccount) -> str:
+        asked.append(account)
+        return get_access_token(account)
+
+    monkeypatch.setattr(flows, "get_access_token", counted)
+    with IlertSession(far_account) as session:
+        for _ in range(3):
+            session.get("/api/alerts")
+    assert asked == [far_account]
+
+
 def test_a_401_after_the_account_was_disconnected_elsewhere_is_the_callers(
     session: IlertSession, ilert: StandIn
 ) -> None:
     flows.disconnect(ConnectedAccount.objects.get(pk=session.account.pk))
     ilert.expire_access_tokens()
     assert session.get("/api/users/current").status_code == 401
-
-
-@pytest.fixture
-def sources(ilert: StandIn, make_account: AccountFactory) -> IlertSession:
-    """62 alert sources: two of the stand-in's own and sixty more."""
-    session = IlertSession(make_account())
-    for number in range(60):
-        source: dict[str, Any] = {"name": str(number), "integrationType": "API"}
-        source["escalationPolicy"] = {"id": 1}
-        session.post("/api/alert-sources", json=source).raise_for_status()
-    return session
-
-
-def listed(ilert: StandIn) -> list[str]:
-    return [request.query["start-index"] for request in ilert.requests if request.method == "GET"]
-
-
-def test_every_item_is_listed_once(sources: IlertSession, ilert: StandIn) -> None:
-    with sources as session:
-        items = list(session.list("/api/alert-sources"))
-    assert len(items) == len({item["id"] for item in items}) == 62
-    assert listed(ilert) == ["0", "50"]
-
-
-def test_pages_are_fetched_as_they_are_asked_for(sources: IlertSession, ilert: StandIn) -> None:
-    with sources as session:
-        items = session.list("/api/alert-sources")
-        assert listed(ilert) == []
-        next(items)
-        assert listed(ilert) == ["0"]
-
-
-def test_pages_may_be_smaller(sources: IlertSession, ilert: StandIn) -> None:
-    with sources as session:
-        items = list(session.list("/api/alert-sources", **{"max-results": 25}))
-    assert len({item["id"] for item in items}) == 62
-    assert listed(ilert) == ["0", "25", "50"]
-
-
-def test_the_list_may_begin_later(sources: IlertSession, ilert: StandIn) -> None:
-    with sources as session:
-        items = list(session.list("/api/alert-sources", **{"start-index": 5, "max-results": 25}))
-    assert len({item["id"] for item in items}) == 57
-    assert listed(ilert) == ["5", "30", "55"]
-
-
-def page_of(*ids: int) -> Reply:
-    return Reply(body=[{"id": id} for id in ids])
-
-
-def test_a_server_with_shorter_pages_is_asked_to_the_end(
-    far_account: ConnectedAccount, script: Script
-) -> None:
-    adapter = script(page_of(1, 2, 3), page_of(4, 5, 6), page_of(7))
-    with IlertSession(far_account) as session:
-        assert [item["id"] for item in session.list("/api/alerts")] == [1, 2, 3, 4, 5, 6, 7]
-    starts = [urlsplit(seen.url).query for seen in adapter.seen]
-    assert [query.split("&")[0] for query in starts] == [f"start-index={n}" for n in (0, 3, 6)]
-
-
-@pytest.mark.parametrize(
-    "replies", [[page_of()], [page_of(1, 2), page_of()], [page_of(1, 2), page_of(3)]]
-)
-def test_an_empty_or_short_page_is_the_last(
-    far_account: ConnectedAccount, script: Script, replies: list[Reply]
-) -> None:
-    adapter = script(*replies, Reply(500))
-    with IlertSession(far_account) as session:
-        items = list(islice(session.list("/api/alerts"), 20))
-    assert len(items) == sum(len(reply.body) for reply in replies)
-    assert len(adapter.seen) == len(replies)
-
-
-def test_a_server_that_ignores_the_start_index_is_not_asked_for_ever(
-    far_account: ConnectedAccount, script: Script
-) -> None:
-    adapter = script(page_of(1, 2, 3))
-    with IlertSession(far_account) as session:
-        items = list(islice(session.list("/api/alerts"), 20))
-    assert [item["id"] for item in items] == [1, 2, 3]
-    assert len(adapter.seen) == 2
-
-
-def test_pages_that_come_round_again_are_not_fetched_for_ever(
-    far_account: ConnectedAccount, script: Script
-) -> None:
-    adapter = script(page_of(1, 2), page_of(3, 4), page_of(1, 2), page_of(3, 4))
-    with IlertSession(far_account) as session:
-        items = list(islice(session.list("/api/alerts"), 20))
-    assert [item["id"] for item in items] == [1, 2, 3, 4]
-    assert len(adapter.seen) == 3
-
-
-def test_a_list_that_changes_and_ignores_the_start_is_not_fetched_for_ever(
-    far_account: ConnectedAccount, script: Script
-) -> None:
-    ages = count()
-    script(*[Reply(body=[{"id": 1, "age": next(ages)}, {"id": 2}]) for _ in range(30)])
-    with IlertSession(far_account) as session:
-        assert len(list(islice(session.list("/api/on-calls"), 20))) == 2
-
-
-def test_an_item_that_moves_to_the_next_page_meanwhile_comes_once(
-    far_account: ConnectedAccount, script: Script
-) -> None:
-    script(page_of(1, 2, 3), page_of(3, 4, 5), page_of(6))
-    with IlertSession(far_account) as session:
-        items = list(session.list("/api/alerts"))
-    assert [item["id"] for item in items] == [1, 2, 3, 4, 5, 6]
-
-
-@pytest.mark.parametrize(
-    "pages",
-    [
-        [["a", "b"], ["c", "b"], ["a"]],
-        [[{"user": "grace"}, {"user": "ada"}], [{"user": "ada"}, {"user": "linus"}], []],
-        [[1, None], [None, 2], [1]],
-    ],
-)
-def test_items_without_an_id_are_told_apart_by_what_they_are(
-    far_account: ConnectedAccount, script: Script, pages: list[Any]
-) -> None:
-    script(*[Reply(body=page) for page in pages])
-    with IlertSession(far_account) as session:
-        items = list(islice(session.list("/api/things"), 20))
-    assert len(items) == len({json.dumps(item) for item in items}) == 3
-
-
-def test_an_item_that_comes_twice_on_one_page_is_listed_once(
-    far_account: ConnectedAccount, script: Script
-) -> None:
-    script(page_of(1, 1, 2), page_of())
-    with IlertSession(far_account) as session:
-        assert [item["id"] for item in session.list("/api/alerts")] == [1, 2]
-
-
-def test_items_without_an_id_of_their_own_are_all_listed(
-    far_account: ConnectedAccount, script: Script
-) -> None:
-    pages = [[{"id": None, "user": name} for name in page] for page in ("ab", "cd", "")]
-    script(*[Reply(body=page) for page in pages])
-    with IlertSession(far_account) as session:
-        assert [item["user"] for item in session.list("/api/on-calls")] == list("abcd")
-
-
-def test_new_items_that_never_end_are_not_fetched_for_ever(
-    far_account: ConnectedAccount, script: Script, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("django_ilert_oauth.session.MOST_PAGES", 3)
-    adapter = script(*[Reply(body=[{"shift": number}]) for number in range(9)])
-    with IlertSession(far_account) as session:
-        items = session.list("/api/on-calls")
-        assert [next(items)["shift"] for _ in range(3)] == [0, 1, 2]
-        with pytest.raises(requests.RequestException, match="/api/on-calls has not ended after 3"):
-            next(items)
-    assert len(adapter.seen) == 3
-
-
-def test_a_list_takes_the_parameters_of_the_query_only(session: IlertSession) -> None:
-    with pytest.raises(TypeError, match=r"not those of requests: \['params', 'timeout'\]"):
-        session.list("/api/alerts", params={"state": "OPEN"}, timeout=3)
-    with pytest.raises(ValueError, match="as keywords, not in the path"):
-        session.list("/api/alerts?state=OPEN")
-
-
-@pytest.mark.parametrize("body", [{"id": 1}, {}, None, "text", 7])
-def test_what_is_no_list_is_named_as_such(
-    far_account: ConnectedAccount, script: Script, body: object
-) -> None:
-    script(Reply(body=body))
-    with IlertSession(far_account) as session, pytest.raises(requests.RequestException) as raised:
-        next(session.list("/api/users/current", summary="private"))
-    assert str(raised.value) == "The answer to /api/users/current is no list: read it by get()."
-
-
-def test_what_is_no_json_is_no_list_either(session: IlertSession, ilert: StandIn) -> None:
-    page = "<!doctype html><p>Down for maintenance"
-    ilert.add_fault("alert-sources", Fault(200, page, {"Content-Type": "text/html"}))
-    with pytest.raises(requests.RequestException, match="is no list") as raised:
-        next(session.list("/api/alert-sources"))
-    assert "maintenance" not in repr(vars(raised.value)) + repr(raised.value.__context__)
-
-
-def test_other_parameters_go_with_every_page(far_account: ConnectedAccount, script: Script) -> None:
-    adapter = script(page_of(1, 2), page_of(3))
-    with IlertSession(far_account) as session:
-        list(session.list("/api/alerts", state="OPEN"))
-    assert len(adapter.seen) == 2
-    assert all("state=OPEN" in seen.url for seen in adapter.seen)
-
-
-def test_a_list_that_is_refused_raises(make_account: AccountFactory) -> None:
-    account = make_account(granted_scope="profile")
-    with IlertSession(account) as session, pytest.raises(IlertHTTPError) as raised:
-        list(session.list("/api/alert-sources"))
-    assert raised.value.code == "FORBIDDEN"
 
 
 @pytest.mark.parametrize("path", ["/api/users/current", "/api/alerts?link=https://shop.example/"])

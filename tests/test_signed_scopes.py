@@ -7,7 +7,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core import signing
 
-from django_ilert_oauth import signed_scopes
+from django_ilert_oauth.internal import signed_scopes
 
 USER, OTHER = User(pk=7), User(pk=8)
 

@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from django_ilert_oauth import flows, tasks
+from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Status
 from django_ilert_oauth.tasks import refresh_account, refresh_expiring_tokens
 from ilert_standin import Fault, StandIn
@@ -99,13 +100,15 @@ def test_what_is_due_is_handed_out_and_nothing_else(
 ) -> None:
     due = make_due("due")
     unknown = make_due("unknown", access_token_expires_at=None, refreshed_at=ago(minutes=6))
+    ahead = make_due("ahead", refreshed_at=timezone.now() + timedelta(days=1))
     make_due("fresh", access_token_expires_at=timezone.now() + timedelta(minutes=16))
     make_due("gone", status=Status.RECONNECT_REQUIRED)
     make_due("foreign", api_url="https://other.invalid")
+    make_due("of-another-client", client_id="another")
     make_due("short-lived", refreshed_at=ago(minutes=4))
     make_due("leased", lease_id="another", lease_ends_ms=2**53)
     make_due("failed", **failed(minutes=9))
-    assert set(handed_out()) == {due.pk, unknown.pk}
+    assert set(handed_out()) == {due.pk, unknown.pk, ahead.pk}
 
 
 def test_the_next_to_expire_goes_first_and_what_has_failed_before_goes_last(
@@ -166,6 +169,17 @@ def test_a_retry_takes_a_slot_from_the_run_and_what_makes_no_request_takes_none(
     assert len(handed_out()) == 2
 
 
+def test_revocations_that_are_not_due_take_no_slots_from_the_run(
+    make_due: AccountFactory, ilert: StandIn, handed_out: Callable[[], list[int]], settings: Any
+) -> None:
+    settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 3
+    flows.disconnect(make_due("ended"))
+    PendingRevocation.objects.update(given_up_at=timezone.now())
+    for name in "abc":
+        make_due(name)
+    assert len(handed_out()) == 3
+
+
 def test_a_run_whose_minute_is_full_of_retries_hands_out_nothing(
     make_due: AccountFactory, handed_out: Callable[[], list[int]], settings: Any
 ) -> None:
@@ -176,7 +190,7 @@ def test_a_run_whose_minute_is_full_of_retries_hands_out_nothing(
     assert handed_out() == []
 
 
-def test_without_a_pace_all_go_at_once_and_end_with_the_minute(
+def test_without_a_rate_limit_all_go_at_once_and_end_with_the_minute(
     make_due: AccountFactory, messages: Callable[[], list[Any]], settings: Any
 ) -> None:
     settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 0
@@ -229,7 +243,7 @@ def test_a_doubled_message_makes_no_request_while_the_other_waits_to_retry(
     assert ilert.token_requests == []
 
 
-def test_grants_left_to_be_ended_are_ended_once_a_run(
+def test_pending_revocations_are_sent_once_a_run(
     account: ConnectedAccount, ilert: StandIn, handed_out: Callable[[], list[int]]
 ) -> None:
     flows.disconnect(account)
@@ -239,7 +253,7 @@ def test_grants_left_to_be_ended_are_ended_once_a_run(
     assert ilert.live_refresh_tokens("acme", "grace") == 0
 
 
-def test_what_is_due_is_handed_out_although_ending_a_grant_fails(
+def test_what_is_due_is_handed_out_although_a_revocation_fails(
     make_due: AccountFactory, ilert: StandIn, handed_out: Callable[[], list[int]]
 ) -> None:
     flows.disconnect(make_due("ended"))
@@ -249,7 +263,7 @@ def test_what_is_due_is_handed_out_although_ending_a_grant_fails(
     assert PendingRevocation.objects.count() == 1
 
 
-def test_what_is_left_to_be_ended_takes_slots_from_the_run(
+def test_due_revocations_take_slots_from_the_run(
     make_due: AccountFactory, ilert: StandIn, handed_out: Callable[[], list[int]], settings: Any
 ) -> None:
     settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 3
@@ -285,17 +299,22 @@ def test_who_was_not_refused_does_not_ask_how_the_others_fare(
     assert [result(due[0]), result(due[1])] == ["refreshed", "refreshed"]
 
 
-def test_after_ten_refusals_in_a_row_a_run_asks_ten_marks_nothing_and_says_what_to_check(
+@pytest.mark.parametrize(("code", "asked"), [("invalid_grant", 10), ("invalid_client", 1)])
+def test_after_ten_refusals_in_a_row_a_run_asks_ten_at_most_marks_nothing_and_says_what_to_check(
     make_due: AccountFactory,
     ilert: StandIn,
     handed_out: Callable[[], list[int]],
     caplog: pytest.LogCaptureFixture,
+    code: str,
+    asked: int,
 ) -> None:
-    due = refuse(ilert, make_due, times=20)
+    due = refuse(ilert, make_due, times=10)
+    ilert.add_fault("token", Fault(401, f'{{"code": "{code}"}}'), times=None)
     assert handed_out() == []
-    assert len(ilert.token_requests) == 20
+    assert len(ilert.token_requests) == 10 + asked
     assert ConnectedAccount.objects.filter(pk__in=due).connected().count() == 10
     assert "Check ILERT_OAUTH_CLIENT_ID" in caplog.text
+    assert "--mark-ended" in caplog.text
 
 
 def test_once_the_credentials_are_right_a_run_hands_out_what_is_due_again(
@@ -316,7 +335,7 @@ def test_refusals_with_a_good_answer_among_them_speak_against_nothing_but_themse
     assert set(due) <= set(handed_out())
 
 
-def test_an_account_that_is_due_is_renewed(make_due: AccountFactory, ilert: StandIn) -> None:
+def test_an_account_that_is_due_is_refreshed(make_due: AccountFactory, ilert: StandIn) -> None:
     account = make_due("grace")
     assert result(account.pk) == "refreshed"
     account.refresh_from_db()
@@ -371,7 +390,7 @@ def foreign(account: ConnectedAccount, ilert: StandIn) -> None:
         (foreign, "endpoint_mismatch", 0),
     ],
 )
-def test_what_trying_again_does_not_mend_ends_with_its_code(
+def test_what_trying_again_does_not_fix_ends_with_its_code(
     make_due: AccountFactory,
     ilert: StandIn,
     spoil: Callable[[ConnectedAccount, StandIn], None],
@@ -390,6 +409,22 @@ def test_what_is_transient_is_tried_again(make_due: AccountFactory, ilert: Stand
     assert len(ilert.token_requests) == 4
 
 
+@pytest.mark.parametrize("code", ["busy", "database", "not_stored", "row_locked"])
+def test_what_lies_with_this_site_is_tried_again_too(
+    make_due: AccountFactory, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    errors = iter([IlertUnavailableError("Not now.", code=code)])
+    refresh = flows.refresh
+
+    def refresh_later(account: ConnectedAccount) -> ConnectedAccount:
+        for error in errors:
+            raise error
+        return refresh(account)
+
+    monkeypatch.setattr(flows, "refresh", refresh_later)
+    assert result(make_due("grace").pk) == "refreshed"
+
+
 def test_an_outage_is_left_to_later_runs_after_three_retries(
     make_due: AccountFactory, ilert: StandIn
 ) -> None:
@@ -398,7 +433,7 @@ def test_an_outage_is_left_to_later_runs_after_three_retries(
     assert len(ilert.token_requests) == 4
 
 
-def test_a_retry_makes_no_request_if_another_caller_has_renewed_the_account(
+def test_a_retry_makes_no_request_if_another_caller_has_refreshed_the_account(
     make_due: AccountFactory, ilert: StandIn
 ) -> None:
     account = make_due("grace")
@@ -473,8 +508,8 @@ def test_messages_hold_no_secret(
 ) -> None:
     account = make_due("grace")
     secrets = [
-        str(account.access_token),
-        str(account.refresh_token),
+        account.access_token.reveal(),
+        account.refresh_token.reveal(),
         account.access_token_ciphertext,
         account.refresh_token_ciphertext,
         "the-client-secret",

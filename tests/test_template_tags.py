@@ -10,8 +10,8 @@ from django.http import HttpRequest
 from django.template import Context, RequestContext, Template
 from django.test import RequestFactory
 
-from django_ilert_oauth import signed_scopes
-from django_ilert_oauth.choice import remember
+from django_ilert_oauth.internal import signed_scopes
+from django_ilert_oauth.internal.account_selection import remember
 from django_ilert_oauth.models import Status
 from tests.asked import query_of
 from tests.conftest import AccountFactory
@@ -41,9 +41,7 @@ def link_in(button: str) -> str:
     return html.unescape(button.partition('href="')[2].partition('"')[0])
 
 
-def test_an_account_that_fits_is_found(
-    request_of: HttpRequest, make_account: AccountFactory
-) -> None:
+def test_a_matching_account_is_found(request_of: HttpRequest, make_account: AccountFactory) -> None:
     make_account()
     assert render(request_of, WHO) == "grace @ acme"
 
@@ -57,7 +55,7 @@ def test_an_account_that_fits_is_found(
         {"api_url": "https://api.elsewhere.example"},
     ],
 )
-def test_an_account_that_does_not_fit_is_not_found(
+def test_an_account_that_does_not_match_is_not_found(
     request_of: HttpRequest, make_account: AccountFactory, columns: dict[str, Any]
 ) -> None:
     make_account(**columns)
@@ -144,7 +142,7 @@ def test_the_link_of_a_visitor_carries_no_scopes(request_of: HttpRequest) -> Non
 @pytest.mark.parametrize(
     "columns", [{"granted_scope": "profile"}, {"status": Status.RECONNECT_REQUIRED}]
 )
-def test_the_button_mends_the_account_that_does_not_fit(
+def test_the_button_reconnects_the_account_that_does_not_match(
     request_of: HttpRequest, make_account: AccountFactory, columns: dict[str, Any]
 ) -> None:
     account = make_account(**columns)
@@ -153,11 +151,11 @@ def test_the_button_mends_the_account_that_does_not_fit(
     assert ">Reconnect ilert</a>" in button
 
 
-@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("matches", [True, False])
 def test_the_button_connects_where_there_is_nothing_to_mend(
-    request_of: HttpRequest, make_account: AccountFactory, fits: bool
+    request_of: HttpRequest, make_account: AccountFactory, matches: bool
 ) -> None:
-    if fits:
+    if matches:
         make_account()
     button = render(request_of, "{% ilert_connect_button scopes='source:w' %}")
     assert "account" not in query_of(link_in(button))

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from uuid import UUID
 
 from django.contrib import admin
 from django.contrib.auth import get_permission_codename, get_user_model
 from django.core.exceptions import FieldDoesNotExist
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.translation import gettext_lazy as _
 
 from django_ilert_oauth.conf import conf
+from django_ilert_oauth.internal.rows import database
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.views import outside_transactions
 
@@ -19,11 +22,8 @@ from . import columns
 from .actions import CHECK, DISCONNECT, REFRESH, Verb
 from .filters import ErrorFilter, ExpiryFilter, TenantFilter
 from .health import figures
-
-if TYPE_CHECKING:
-    AccountAdmin = admin.ModelAdmin[ConnectedAccount]
-else:
-    AccountAdmin = admin.ModelAdmin
+from .read_only import ReadOnlyAdmin
+from .revocations import tell_of_pending
 
 VERBS = {verb.name: verb for verb in (REFRESH, CHECK, DISCONNECT)}
 
@@ -52,7 +52,7 @@ HEALTH: list[Any] = ["refreshed_at", "last_error", "last_error_at"]
 
 
 @admin.register(ConnectedAccount)
-class ConnectedAccountAdmin(AccountAdmin):
+class ConnectedAccountAdmin(ReadOnlyAdmin):
     list_display = [
         columns.account,
         "user",
@@ -76,24 +76,11 @@ class ConnectedAccountAdmin(AccountAdmin):
     ]
     readonly_fields = [*WHO, *ACCESS, *HEALTH]
 
-    class Media:
-        css = {"all": ["ilert_oauth/admin.css"]}
-
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         user_model = get_user_model()
         names = [user_model.USERNAME_FIELD, user_model.get_email_field_name()]
         of_user = [f"user__{name}" for name in dict.fromkeys(names) if _has_field(user_model, name)]
         return ["tenant_id", "username", "display_name", "email", *of_user]
-
-    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        """Nothing can be found by its ciphertext."""
-        return "ciphertext" not in lookup and super().lookup_allowed(lookup, value, request)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def has_refresh_permission(self, request: HttpRequest) -> bool:
         return self._may(request, "refresh")
@@ -150,6 +137,21 @@ class ConnectedAccountAdmin(AccountAdmin):
     ) -> HttpResponse:
         context = {"ends_grants": conf.revoke_on_delete, **(extra_context or {})}
         return super().delete_view(request, object_id, context)
+
+    def delete_model(self, request: HttpRequest, obj: ConnectedAccount) -> None:
+        super().delete_model(request, obj)
+        self._after_deletion(request, [obj.uuid])
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ConnectedAccount]) -> None:
+        uuids = list(queryset.values_list("uuid", flat=True))
+        super().delete_queryset(request, queryset)
+        self._after_deletion(request, uuids)
+
+    def _after_deletion(self, request: HttpRequest, uuids: list[UUID]) -> None:
+        """Once ilert has been told, which is after the commit."""
+        transaction.on_commit(
+            lambda: tell_of_pending(request, uuids), using=database(), robust=True
+        )
 
     def _verbs(self, request: HttpRequest) -> list[Verb]:
         """Those that the user may have done."""

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import messages
 from django.contrib.admin import ModelAdmin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext, ngettext_lazy
+from django.utils.translation import ngettext_lazy
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.conf import conf
-from django_ilert_oauth.flows.base import account_rows, pending_revocations
+from django_ilert_oauth.internal.rows import account_rows, database
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 
 from .reports import CHECKED, DISCONNECTED, REFRESHED, Report, report_of
+from .revocations import tell_of_pending
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
@@ -116,20 +117,13 @@ def _check(request: HttpRequest, accounts: list[ConnectedAccount]) -> Report:
 
 
 def _disconnect(request: HttpRequest, accounts: list[ConnectedAccount]) -> Report:
-    started_at = timezone.now()
-    for account in accounts:
-        flows.disconnect(account, reason=Reason.ADMIN, request=request)
+    # One commit, after which ilert is told of all at the same time.
+    with transaction.atomic(using=database()):
+        for account in accounts:
+            flows.disconnect(account, reason=Reason.ADMIN, request=request)
+    tell_of_pending(request, [account.uuid for account in accounts])
     report = Report()
     report.accounts[DISCONNECTED] = accounts
-    if left := pending_revocations().filter(created_at__gte=started_at).count():
-        report.notes.append(
-            ngettext(
-                "%(count)d grant is not ended at ilert yet: refresh_ilert_tokens will try again.",
-                "%(count)d grants are not ended at ilert yet: refresh_ilert_tokens will try again.",
-                left,
-            )
-            % {"count": left}
-        )
     return report
 
 

@@ -14,9 +14,10 @@ from django.utils.timesince import timeuntil
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from django_ilert_oauth import crypto, scopes
+from django_ilert_oauth import scopes
 from django_ilert_oauth.conf import conf
-from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.internal import crypto
+from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from django_ilert_oauth.templatetags.ilert_oauth_times import ago
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @admin.display(description=_("account"), ordering="username")
-def account(account: ConnectedAccount) -> str:
-    return str(account)
+def account(row: ConnectedAccount | PendingRevocation) -> str:
+    return str(row)
 
 
 @admin.display(description=_("state"), ordering="status")
@@ -55,41 +56,39 @@ def rights(account: ConnectedAccount) -> StrOrPromise:
 
 @admin.display(description=_("access expires"), ordering="access_token_expires_at")
 def access_expires(account: ConnectedAccount) -> str:
-    return _moment(account.access_token_expires_at)
+    return moment(account.access_token_expires_at)
 
 
 @admin.display(description=_("grant expires"), ordering="refresh_token_expires_at")
 def grant_expires(account: ConnectedAccount) -> str:
-    return _moment(account.refresh_token_expires_at)
+    return moment(account.refresh_token_expires_at)
 
 
 @admin.display(description=_("last renewed"), ordering="refreshed_at")
 def last_renewed(account: ConnectedAccount) -> str:
-    return _moment(account.refreshed_at)
+    return moment(account.refreshed_at)
 
 
 @admin.display(description=_("last error"), ordering="last_error_at")
-def last_error(account: ConnectedAccount) -> str:
-    if not account.last_error:
+def last_error(row: ConnectedAccount | PendingRevocation) -> str:
+    if not row.last_error:
         return "-"
     return format_html(
-        '<span class="ilert-error">{}</span> {}',
-        account.last_error,
-        _moment(account.last_error_at),
+        '<span class="ilert-error">{}</span> {}', row.last_error, moment(row.last_error_at)
     )
 
 
 @admin.display(description=_("access token"))
 def access_token(account: ConnectedAccount) -> StrOrPromise:
-    return _storage(account.access_token_ciphertext, account)
+    return _storage(account, "access_token")
 
 
 @admin.display(description=_("refresh token"))
 def refresh_token(account: ConnectedAccount) -> StrOrPromise:
-    return _storage(account.refresh_token_ciphertext, account)
+    return _storage(account, "refresh_token")
 
 
-def _moment(at: datetime | None) -> str:
+def moment(at: datetime | None) -> str:
     """Relative, and exact on hovering."""
     if at is None:
         return "-"
@@ -103,10 +102,11 @@ def _badge(kind: str, text: StrOrPromise) -> SafeString:
     return format_html('<span class="ilert-state ilert-{}">{}</span>', kind, text)
 
 
-def _storage(ciphertext: str, account: ConnectedAccount) -> StrOrPromise:
+def _storage(account: ConnectedAccount, token_name: str) -> StrOrPromise:
+    ciphertext = getattr(account, f"{token_name}_ciphertext")
     if not ciphertext:
         return _("none")
-    number = crypto.key_number(ciphertext, account.identity)
+    number = crypto.key_number(ciphertext, account.place_of(token_name))
     if not number:
         return _("stored, encrypted; cannot be read: no configured key opens it")
     key = {"number": number, "count": len(conf.encryption_keys)}

@@ -17,7 +17,7 @@ from django_ilert_oauth.exceptions import (
     ReconnectRequiredError,
     TokenDecryptionError,
 )
-from django_ilert_oauth.flows.run import RunResult
+from django_ilert_oauth.flows._bulk.runner import RunResult
 from django_ilert_oauth.models import ConnectedAccount
 
 if TYPE_CHECKING:
@@ -137,10 +137,16 @@ KINDS = {
 
 STOPPED = {
     "credentials": gettext_lazy(
-        "ilert refused each of the first ten, so nothing was marked. Check ILERT_OAUTH_CLIENT_ID "
-        "and ILERT_OAUTH_CLIENT_SECRET."
+        "ilert refused all that were asked for, so nothing was marked. Either "
+        "ILERT_OAUTH_CLIENT_ID and ILERT_OAUTH_CLIENT_SECRET are wrong, or all of these grants "
+        "have ended: refresh_ilert_tokens --mark-ended settles that."
+    ),
+    "invalid_client": gettext_lazy(
+        "ilert does not know this client. Check ILERT_OAUTH_CLIENT_ID and "
+        "ILERT_OAUTH_CLIENT_SECRET."
     ),
     "outage": gettext_lazy("ilert cannot be reached, so the rest was left alone."),
+    "database": gettext_lazy("The database failed, so the rest was left alone."),
 }
 
 

@@ -1,19 +1,22 @@
 """What can be done to an account. Flows alone write tokens and send signals."""
 
-from .asynchronous import aget_access_token, arefresh
-from .bulk import BulkResult, refresh_many
-from .bulk_check import CheckResult, check_many
-from .check import check
-from .connect import finish_connect, start_connect
-from .disconnect import RevocationResult, disconnect, revoke_pending
-from .refresh import get_access_token, refresh
-from .rotate import RotationResult, rotate_keys
+from ._async import acheck, adisconnect, aget_access_token, arefresh
+from ._bulk.check import CheckResult, check_many
+from ._bulk.refresh import BulkResult, refresh_many
+from ._check import check
+from ._connect import finish_connect, start_connect
+from ._disconnect import disconnect
+from ._refresh import get_access_token, refresh
+from ._revocation import RevocationResult, revoke_pending
+from ._rotate_keys import RotationResult, rotate_keys
 
 __all__ = [
     "BulkResult",
     "CheckResult",
     "RevocationResult",
     "RotationResult",
+    "acheck",
+    "adisconnect",
     "aget_access_token",
     "arefresh",
     "check",

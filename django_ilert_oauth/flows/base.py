@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from django.db import connections, models, router, transaction
+from django.db import connections, models, transaction
 from django.dispatch import Signal
-from django.utils import timezone
 
-from django_ilert_oauth.client import IlertClient
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import EndpointMismatchError
-from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet, PendingRevocation
-from django_ilert_oauth.oauth_answers import TokenAnswer
+from django_ilert_oauth.internal.rows import database
+from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.oauth.client import IlertClient
 
 Model = TypeVar("Model", bound=models.Model)
 
 TOKEN_COLUMNS = ["access_token_ciphertext", "refresh_token_ciphertext"]
 #: Rows that are read at once.
 PAGE = 100
-
-
-def database() -> str:
-    """Never a replica: tokens read there may be old."""
-    return router.db_for_write(ConnectedAccount)
-
-
-def account_rows() -> ConnectedAccountQuerySet:
-    return ConnectedAccount.objects.using(database())
 
 
 def in_pages(rows: models.QuerySet[Model]) -> Iterator[Model]:
@@ -39,10 +28,6 @@ def in_pages(rows: models.QuerySet[Model]) -> Iterator[Model]:
     while page:
         yield from page
         page = list(rows.filter(pk__gt=page[-1].pk)[:PAGE])
-
-
-def pending_revocations() -> models.QuerySet[PendingRevocation]:
-    return PendingRevocation.objects.using(database())
 
 
 def columns(account: ConnectedAccount, names: Iterable[str]) -> dict[str, Any]:
@@ -58,11 +43,16 @@ def open_client(api_url: str | None = None) -> IlertClient:
     )
 
 
-def require_same_ilert(account: ConnectedAccount) -> None:
-    if account.api_url != conf.api_url:
+def belongs_to_client(account: ConnectedAccount) -> bool:
+    """Whether its grant was given to the configured client of the configured ilert."""
+    return (account.api_url, account.client_id) == (conf.api_url, conf.client_id)
+
+
+def require_same_client(account: ConnectedAccount) -> None:
+    if not belongs_to_client(account):
         raise EndpointMismatchError(
-            "The account was connected at another ilert than ILERT_OAUTH_API_URL names. "
-            "Set it back, or have the user connect again."
+            "The account was connected at another ilert than ILERT_OAUTH_API_URL names, or by "
+            "another client than ILERT_OAUTH_CLIENT_ID. Set it back, or have the user reconnect."
         )
 
 
@@ -82,23 +72,3 @@ def announce(
         send()
     else:
         transaction.on_commit(send, using=connection.alias, robust=True)
-
-
-def take_tokens(account: ConnectedAccount, tokens: TokenAnswer) -> list[str]:
-    """The columns set: an answer without refresh token or scope leaves what the account has."""
-    now = timezone.now()
-    names = ["access_token_ciphertext", "access_token_expires_at"]
-    account.access_token = tokens.access_token
-    account.access_token_expires_at = _later(now, tokens.expires_in)
-    if tokens.refresh_token:
-        names += ["refresh_token_ciphertext", "refresh_token_expires_at"]
-        account.refresh_token = tokens.refresh_token
-        account.refresh_token_expires_at = _later(now, tokens.refresh_token_expires_in)
-    if tokens.scope:
-        names.append("granted_scope")
-        account.granted_scope = tokens.scope
-    return names
-
-
-def _later(now: datetime, seconds: int | None) -> datetime | None:
-    return None if seconds is None else now + timedelta(seconds=seconds)

@@ -8,34 +8,51 @@ import threading
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from signal import SIGINT, SIGTERM
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 from tqdm import tqdm
 
-from django_ilert_oauth.flows.base import account_rows
-from django_ilert_oauth.flows.run import RunResult
+from django_ilert_oauth.flows._bulk.runner import RunResult
+from django_ilert_oauth.internal.rows import account_rows
 from django_ilert_oauth.models import ConnectedAccountQuerySet
+
+from .console import printable
+
+#: Those that end a run in order; not every platform has them all.
+SIGNALS = [
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if name in signal.Signals.__members__
+]
 
 STOPPED = {
     "credentials": (
-        "ilert refused each of the first ten grants, so nothing was marked. Check "
-        "ILERT_OAUTH_CLIENT_ID and ILERT_OAUTH_CLIENT_SECRET."
+        "ilert refused every grant that was asked for, so nobody was marked. Either the client "
+        "credentials are wrong: check ILERT_OAUTH_CLIENT_ID and ILERT_OAUTH_CLIENT_SECRET. Or all "
+        "of these grants have ended: run this again with --mark-ended."
+    ),
+    "invalid_client": (
+        "ilert does not know this client. Check ILERT_OAUTH_CLIENT_ID and "
+        "ILERT_OAUTH_CLIENT_SECRET."
+    ),
+    "database": (
+        "The database failed, so nothing more was asked for. Run again once it takes what is "
+        "written."
     ),
     "outage": "ilert cannot be reached; all tokens are kept. Run again later.",
     "interrupted": "Stopped.",
 }
 
 
-def whole(text: str) -> int:
+def integer(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise ArgumentTypeError(f"{text!r} is no whole number")
+        raise ArgumentTypeError(f"{text!r} is not an integer of at least 0")
     return int(text)
 
 
 def positive(text: str) -> int:
-    if number := whole(text):
+    if number := integer(text):
         return number
     raise ArgumentTypeError("it must be above 0")
 
@@ -64,7 +81,7 @@ class BulkCommand(BaseCommand):
         )
         parser.add_argument(
             "--per-minute",
-            type=whole,
+            type=integer,
             help="requests a minute, 0 for no limit (default: ILERT_OAUTH_REQUESTS_PER_MINUTE)",
         )
         parser.add_argument(
@@ -82,6 +99,12 @@ class BulkCommand(BaseCommand):
             action="store_true",
             help=f"list what would be {self.participle}; make no request",
         )
+        parser.add_argument(
+            "--mark-ended",
+            action="store_true",
+            help="believe every invalid_grant, although no account could be refreshed: then these "
+            "users have to reconnect",
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object and no bar")
 
     def chosen(self, pks: list[int] | None) -> ConnectedAccountQuerySet:
@@ -96,7 +119,7 @@ class BulkCommand(BaseCommand):
     def show(self, due: ConnectedAccountQuerySet, limit: int | None) -> None:
         count = 0
         for account in due.order_by("pk")[:limit].iterator(chunk_size=200):
-            self.stdout.write(f"{account.pk}  {account}")
+            self.stdout.write(f"{account.pk}  {printable(str(account), self.stdout)}")
             count += 1
         self.stdout.write(f"{count} to be {self.participle}; nothing was done.")
 
@@ -118,7 +141,7 @@ class BulkCommand(BaseCommand):
             yield draw
 
     def report(
-        self, result: RunResult, counts: Mapping[str, int | None], line: str, *, as_json: bool
+        self, result: RunResult, counts: Mapping[str, Any], line: str, *, as_json: bool
     ) -> None:
         if as_json:
             common = {
@@ -144,7 +167,7 @@ class BulkCommand(BaseCommand):
 
 @contextmanager
 def stopped_by_signals() -> Iterator[tuple[threading.Event, list[int]]]:
-    """An event that SIGINT and SIGTERM set, and which of them came."""
+    """An event that ``SIGNALS`` set, and which of them came. One that is ignored stays so."""
     stop, received = threading.Event(), []
 
     def receive(number: int, frame: object) -> None:
@@ -155,7 +178,8 @@ def stopped_by_signals() -> Iterator[tuple[threading.Event, list[int]]]:
     if threading.current_thread() is not threading.main_thread():
         yield stop, received
         return
-    before = {number: signal.signal(number, receive) for number in (SIGINT, SIGTERM)}
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, receive) for number in heeded}
     try:
         yield stop, received
     finally:

@@ -1,4 +1,4 @@
-"""Whether the user has an account that fits, and the way to one."""
+"""Whether the user has a matching account, and the way to one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.template.context import Context
 
-from django_ilert_oauth import choice, links
 from django_ilert_oauth import scopes as scope_names
+from django_ilert_oauth.internal import account_selection, return_urls
 from django_ilert_oauth.models import ConnectedAccount
 
 register = template.Library()
@@ -20,7 +20,7 @@ register = template.Library()
 @register.simple_tag(takes_context=True)
 def ilert_account(context: Context, scopes: str | Iterable[str] = ()) -> ConnectedAccount | None:
     """The user's account that has these scopes; of several the chosen one, or the latest."""
-    return choice.preferred(_request(context), scope_names.union(scopes))
+    return account_selection.preferred(_request(context), scope_names.union(scopes))
 
 
 @register.simple_tag(takes_context=True)
@@ -46,9 +46,9 @@ def _connect_url(
     context: Context, scopes: str | Iterable[str], next_url: str | None
 ) -> tuple[str, ConnectedAccount | None]:
     request, needed = _request(context), scope_names.union(scopes)
-    has_one = choice.fitting(request, needed)
-    account = None if has_one else choice.to_mend(request, needed)
-    url = links.connect_url(request, scopes=needed, next_url=next_url, account=account)
+    has_one = account_selection.matching(request, needed)
+    account = None if has_one else account_selection.account_to_reconnect(request, needed)
+    url = return_urls.connect_url(request, scopes=needed, next_url=next_url, account=account)
     return url, account
 
 

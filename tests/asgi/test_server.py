@@ -66,7 +66,7 @@ async def get_all(urls: list[str]) -> list[Any]:
     return [answer.raise_for_status().json() for answer in answers]
 
 
-@pytest.mark.parametrize("view", ["one", "many", "renewed"])
+@pytest.mark.parametrize("view", ["one", "many", "refreshed"])
 def test_many_requests_at_once_refresh_once_and_all_get_the_new_token(
     expired_account: ConnectedAccount, ilert: StandIn, site: str, view: str
 ) -> None:
@@ -97,7 +97,7 @@ def test_a_slow_refresh_holds_up_no_other_request(
     assert order == [fresh_account.pk, expired_account.pk]
 
 
-@pytest.mark.parametrize("view", ["one", "renewed"])
+@pytest.mark.parametrize("view", ["one", "refreshed"])
 def test_a_client_that_goes_away_loses_no_token(
     expired_account: ConnectedAccount, ilert: StandIn, site: str, view: str
 ) -> None:

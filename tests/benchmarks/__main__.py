@@ -18,9 +18,9 @@ from .process import database_version, measured
 from .sizes import Sizes
 from .tables import Table, machine, merged
 
-PARTS = ["startup", "fast_path", "cost", "limit", "peers", "due", "memory", "pace"]
+PARTS = ["startup", "fast_path", "session", "cost", "limit", "peers", "due", "memory", "rate_limit"]
 #: Those that hardly depend on the database.
-ON_THE_FIRST_DATABASE = {"startup", "fast_path", "memory", "pace"}
+ON_THE_FIRST_DATABASE = {"startup", "fast_path", "session", "memory", "rate_limit"}
 DATABASES = ["sqlite:///unused.sqlite3", "postgres://postgres@127.0.0.1:5432/ilert_benchmarks"]
 
 
@@ -47,7 +47,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, nargs="+", default=whole.threads)
     parser.add_argument("--accounts", type=int, nargs="+", default=whole.accounts)
     parser.add_argument("--due-among", type=int, nargs=2, default=whole.due_among)
-    parser.add_argument("--pace-seconds", type=float, default=whole.pace_seconds)
+    parser.add_argument("--rate-limit-seconds", type=float, default=whole.rate_limit_seconds)
     options = parser.parse_args()
     options.database = options.database or DATABASES
     if unknown := set(options.parts) - set(PARTS):

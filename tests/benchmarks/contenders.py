@@ -13,9 +13,9 @@ from itertools import count
 import requests
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.client import TOKEN_PATH
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.oauth.client import TOKEN_PATH
 
 from . import rows
 from .token_endpoint import ANSWER
@@ -48,7 +48,7 @@ def social() -> Contender:
 def _bare(threads: int, requests_wanted: int) -> None:
     form = {
         "client_id": conf.client_id,
-        "client_secret": conf.client_secret,
+        "client_secret": conf.client_secret.reveal(),
         "grant_type": "refresh_token",
         "refresh_token": ANSWER["refresh_token"],
     }

@@ -8,7 +8,7 @@ from datetime import timedelta
 from django.db import connection
 from django.utils import timezone
 
-from django_ilert_oauth.flows.batches import _keys
+from django_ilert_oauth.flows._bulk.account_queue import _keys
 from django_ilert_oauth.models import ConnectedAccount
 
 from . import rows
@@ -17,6 +17,7 @@ from .sizes import Sizes
 from .tables import Table
 
 TIMES = 15
+NEW_UUID = {"sqlite": "lower(hex(randomblob(16)))", "postgresql": "gen_random_uuid()"}
 
 
 def measure(sizes: Sizes, url: str, database: str) -> list[Table]:
@@ -40,7 +41,8 @@ def _milliseconds(expected: int) -> list[float]:
     times = []
     for _ in range(TIMES + 1):
         started = time.perf_counter()
-        found = len(_keys(ConnectedAccount.objects.expiring(within=timedelta(minutes=15))))
+        due = ConnectedAccount.objects.expiring(within=timedelta(minutes=15))
+        found = sum(1 for _ in _keys(due))
         times.append((time.perf_counter() - started) * 1000)
         if found != expected:
             raise RuntimeError(f"{found} due accounts instead of {expected}")
@@ -52,7 +54,8 @@ def _multiply(step: int, wanted: int) -> None:
     last = ConnectedAccount.objects.order_by("pk").last()
     fields = ConnectedAccount._meta.local_concrete_fields
     names = [str(field.column) for field in fields if not field.primary_key]
-    copied = [f"{name} || %s" if name == "username" else name for name in names]
+    other = {"username": "username || %s", "uuid": NEW_UUID[connection.vendor]}
+    copied = [other.get(name, name) for name in names]
     table = ConnectedAccount._meta.db_table
     statement = (
         f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(copied)} FROM {table} "  # noqa: S608

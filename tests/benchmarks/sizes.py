@@ -11,7 +11,7 @@ FASTEST = 1000.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """Latencies are in seconds, as are ``seconds`` (of one run) and ``pace_seconds``."""
+    """Latencies are in seconds, as are ``seconds`` (of one run) and ``rate_limit_seconds``."""
 
     rounds: int = 5
     seconds: float = 1.0
@@ -21,7 +21,7 @@ class Sizes:
     due: int = 500
     due_among: tuple[int, ...] = (10_000, 1_000_000)
     per_minute: int = 600
-    pace_seconds: float = 180.0
+    rate_limit_seconds: float = 180.0
 
     def rows(self, threads: int, latency: float) -> int:
         """As many as fill a run, and so many for each thread that its start does not count."""

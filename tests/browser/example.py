@@ -22,6 +22,7 @@ from django.test import Client
 from django.utils import timezone
 
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
+from ilert_standin import Options
 from ilert_standin import browser as ilert_browser
 from site_browser import SiteBrowser
 from tests.example.welcome import welcome_of
@@ -158,6 +159,7 @@ def make_up_account(example: Example, user: User, **columns: Any) -> ConnectedAc
     columns = {
         "user": user,
         "api_url": example.ilert_url,
+        "client_id": Options().client_id,
         "tenant_id": "acme",
         "username": "grace",
         "display_name": "Grace Demo",

@@ -47,7 +47,7 @@ def test_a_user_who_denies_is_back_where_the_user_began(window: Window, person: 
 
     assert window.path == CONNECT
     [message] = window.messages
-    assert message.startswith("ilert was told not to give access, so nothing was connected.")
+    assert message.startswith("Access was declined at ilert, so nothing was connected.")
     assert not person.ilert_accounts.exists()
 
 
@@ -132,7 +132,7 @@ def test_a_user_who_comes_back_too_late_is_told(window: Window, person: User) ->
     window.open("/ilert/callback/?code=unknown&state=unknown")
     assert window.path == ACCOUNTS
     [message] = window.messages
-    assert message.startswith("This attempt to connect has ended")
+    assert message.startswith("This request to connect has ended")
 
 
 @pytest.fixture(params=["accounts", "nothing", "connect", "more", "less", "choose", "disconnect"])

@@ -25,14 +25,14 @@ def left() -> int:
 
 def requests_by_account(ilert: StandIn) -> Counter[int]:
     """Tokens are not rotated here, so each account has one refresh token for good."""
-    pks = {str(account.refresh_token): account.pk for account in ConnectedAccount.objects.all()}
+    pks = {account.refresh_token.reveal(): account.pk for account in ConnectedAccount.objects.all()}
     return Counter(pks[request.form["refresh_token"]] for request in ilert.token_requests)
 
 
 def secrets_of(account: ConnectedAccount) -> list[str]:
     return [
-        str(account.access_token),
-        str(account.refresh_token),
+        account.access_token.reveal(),
+        account.refresh_token.reveal(),
         account.access_token_ciphertext,
         account.refresh_token_ciphertext,
     ]

@@ -13,7 +13,7 @@ from celery.signals import task_prerun
 from django.conf import settings
 from requests.adapters import HTTPAdapter
 
-from django_ilert_oauth import transport
+from django_ilert_oauth.oauth import transport
 from tests.celery.fleet import fleet_app
 
 settings.DATABASES["default"]["NAME"] = os.environ["FLEET_DATABASE"]

@@ -26,7 +26,7 @@ STEPS = [
     "Ask for more access: ",
     "Create an alert source: 3 found",
     "Expire the access token: ",
-    "Refresh by the command: 1 renewed, 0 failed",
+    "Refresh by the command: 1 refreshed, 0 failed",
     "Revoke at the stand-in: ",
     "Notice by the command: exit 1: ",
     "Reconnect: still account 1, connected",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import copy
 from threading import Barrier
 from typing import Any, TypeVar
 
 import requests
-from django.db import connections
+from django.db import connection, connections
 from django.db.models import F
 from requests.adapters import HTTPAdapter
 
-from django_ilert_oauth.flows.lease import lease_seconds
+from django_ilert_oauth.conf import conf
+from django_ilert_oauth.flows._lease import STORING_SECONDS, Lease, look_at, take_lease
 from django_ilert_oauth.models import ConnectedAccount
 
 T = TypeVar("T")
@@ -26,6 +28,10 @@ TOKEN_COLUMNS = [
 ]
 
 
+#: The longest that a lease lasts.
+LEASE_MS = int((sum(conf.timeout) + STORING_SECONDS) * 1000)
+
+
 def stored(account: ConnectedAccount, *columns: str) -> dict[str, Any]:
     row: dict[str, Any] = ConnectedAccount.objects.values(*columns or TOKEN_COLUMNS).get(
         pk=account.pk
@@ -35,13 +41,30 @@ def stored(account: ConnectedAccount, *columns: str) -> dict[str, Any]:
 
 def stored_tokens(account: ConnectedAccount) -> tuple[str, str]:
     row = ConnectedAccount.objects.get(pk=account.pk)
-    return str(row.access_token), str(row.refresh_token)
+    return row.access_token.reveal(), row.refresh_token.reveal()
+
+
+def held(account: ConnectedAccount) -> Lease:
+    """As by a caller whose request is under way."""
+    lease = take_lease(look_at(account))
+    assert lease is not None
+    return lease
+
+
+@contextmanager
+def without_autocommit() -> Iterator[None]:
+    """A transaction of a caller that commits by hand, rolled back in the end."""
+    connection.set_autocommit(False)
+    try:
+        yield
+    finally:
+        connection.rollback()
+        connection.set_autocommit(True)
 
 
 def lapse_leases() -> None:
     """As if the time of every lease had passed."""
-    length = int(lease_seconds() * 1000)
-    ConnectedAccount.objects.update(lease_ends_ms=F("lease_ends_ms") - length)
+    ConnectedAccount.objects.update(lease_ends_ms=F("lease_ends_ms") - LEASE_MS)
 
 
 def at_once(count: int, call: Callable[[int], T]) -> list[T | Exception]:
@@ -74,24 +97,20 @@ def copies(account: ConnectedAccount, count: int) -> list[ConnectedAccount]:
 
 
 class Acting(HTTPAdapter):
-    """Acts before the first request is sent, or once its answer has come."""
+    """Acts before the first request is sent, or once its answer has come; on no caller's thread."""
 
     def __init__(
         self,
         *,
-        before: Callable[[], object] | None = None,
-        after: Callable[[], object] | None = None,
+        before: Callable[[], object] = lambda: None,
+        after: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__()
-        self._before = before
-        self._after = after
+        self._acts = (before, after)
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
-        before, self._before = self._before, None
-        after, self._after = self._after, None
-        if before:
-            before()
+        (before, after), self._acts = self._acts, (lambda: None, lambda: None)
+        beside(before)
         response = super().send(*args, **kwargs)
-        if after:
-            after()
+        beside(after)
         return response

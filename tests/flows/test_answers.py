@@ -69,7 +69,7 @@ class Case:
 
 
 HTML = b"<!doctype html><title>Down for maintenance</title>"
-UNUSABLE = "unusable_answer"
+UNUSABLE = "unusable_response"
 LIMITED = "rate_limited"
 
 

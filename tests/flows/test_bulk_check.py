@@ -6,14 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.transaction import TransactionManagementError
 from django.utils import timezone
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.flows import base
-from django_ilert_oauth.flows.pace import Pace
-from django_ilert_oauth.flows.run import OUTAGE, RATE_LIMIT_TRIES
+from django_ilert_oauth.flows._bulk import account_queue
+from django_ilert_oauth.flows._bulk.rate_limiter import RateLimiter
+from django_ilert_oauth.flows._bulk.runner import MAX_ATTEMPTS, OUTAGE
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import Fault, StandIn
 from tests.conftest import People
@@ -48,7 +48,7 @@ def asked(ilert: StandIn) -> list[str]:
 def test_every_account_is_checked_across_pages(
     people: People, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "PAGE", 2)
+    monkeypatch.setattr(account_queue, "PAGE", 2)
     people(5)
     ConnectedAccount.objects.filter(username="user-3").update(granted_scope="out of date")
     assert run() == flows.CheckResult(checked=5, changed=1)
@@ -79,21 +79,21 @@ def test_one_bad_row_never_stops_the_rest(people: People, ilert: StandIn) -> Non
     assert asked(ilert) == ["token_info"] * 2
 
 
-def test_an_error_that_nobody_expected_is_one_row_s_and_says_no_more_than_its_type(
-    people: People, caplog: pytest.LogCaptureFixture
+def test_a_database_that_fails_ends_the_run(
+    people: People, ilert: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, _second = people(2)
     ConnectedAccount.objects.update(granted_scope="out of date")
 
-    def refuse_first(execute: Any, sql: str, params: Any, *args: Any) -> Any:
-        if sql.startswith("UPDATE") and "granted_scope" in sql and first.pk in params:
-            raise DatabaseError(f"no room for {params}")
+    def refuse(execute: Any, sql: str, params: Any, *args: Any) -> Any:
+        if sql.startswith("UPDATE") and "granted_scope" in sql:
+            raise OperationalError(f"no room for {params}")
         return execute(sql, params, *args)
 
-    with connection.execute_wrapper(refuse_first):
+    with connection.execute_wrapper(refuse):
         result = run(concurrency=1)
-    assert result == flows.CheckResult(checked=1, changed=1, failures={first.pk: "unexpected"})
-    assert "DatabaseError" in caplog.text
+    assert result == flows.CheckResult(failures={first.pk: "database"}, stopped="database")
+    assert len(ilert.requests) == 1
     assert "no room" not in caplog.text
 
 
@@ -101,18 +101,10 @@ def test_an_error_that_nobody_expected_is_one_row_s_and_says_no_more_than_its_ty
 def test_no_more_than_the_limit_is_checked(
     people: People, ilert: StandIn, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(base, "PAGE", 2)
+    monkeypatch.setattr(account_queue, "PAGE", 2)
     people(4)
     assert run(limit=limit).checked == limit
     assert len(ilert.requests) == limit
-
-
-def test_as_many_requests_are_under_way_as_there_are_threads(people: People, door: Door) -> None:
-    together = threading.Barrier(3, timeout=20)
-    door.on_arrival = lambda count: together.wait()
-    people(6)
-    assert run(concurrency=3).checked == 6
-    assert door.most_inside == 3
 
 
 def test_a_run_makes_no_request_inside_a_transaction(
@@ -123,31 +115,31 @@ def test_a_run_makes_no_request_inside_a_transaction(
     assert ilert.requests == []
 
 
-@pytest.mark.parametrize("options", [{"concurrency": 0}, {"per_minute": -1}])
-def test_options_that_make_no_sense_are_refused(db: None, options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="must be at least"):
-        run(**options)
+# Rate limit
 
 
-# Pace
-
-
-def test_each_request_waits_for_its_moment(
+def test_each_request_waits_for_its_slot(
     people: People, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits: list[int] = []
-    monkeypatch.setattr(Pace, "wait", lambda pace: waits.append(len(ilert.requests)))
+    slots: list[int] = []
+    take = RateLimiter._take
+
+    def note(limiter: RateLimiter) -> float:
+        slots.append(len(ilert.requests))
+        return take(limiter)
+
+    monkeypatch.setattr(RateLimiter, "_take", note)
     people(1, **expired())
     ilert.add_fault("token_info", Fault(200, '{"active": false}'))
     assert run(concurrency=1).checked == 1
     assert asked(ilert) == ["token", "token_info", "token_info"]
-    assert waits == [0, 1, 2]
+    assert slots == [0, 1, 2]
 
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     asked_for: list[float] = []
-    monkeypatch.setattr(Pace, "pause", lambda self, seconds: asked_for.append(seconds))
+    monkeypatch.setattr(RateLimiter, "pause", lambda self, seconds: asked_for.append(seconds))
     return asked_for
 
 
@@ -164,7 +156,7 @@ def test_an_account_that_stays_rate_limited_fails(
     people: People, ilert: StandIn, pauses: list[float]
 ) -> None:
     first, _second = people(2)
-    ilert.add_fault("token_info", LIMITED, times=RATE_LIMIT_TRIES)
+    ilert.add_fault("token_info", LIMITED, times=MAX_ATTEMPTS)
     result = run(concurrency=1)
     assert result == flows.CheckResult(checked=1, failures={first.pk: "rate_limited"})
 
@@ -200,27 +192,27 @@ def test_an_answer_shows_that_ilert_is_there(people: People, ilert: StandIn, ans
     assert run(concurrency=1).stopped == ""
 
 
-def test_wrong_credentials_stop_the_run_and_mark_nothing(
-    people: People, ilert: StandIn, settings: Any, sent: list[Any]
+@pytest.mark.parametrize(("mark_ended", "stopped"), [(False, "credentials"), (True, "")])
+def test_wrong_credentials_mark_nobody_unless_they_are_said_to_be_right(
+    people: People, ilert: StandIn, settings: Any, mark_ended: bool, stopped: str
 ) -> None:
-    people(12, **expired())
+    people(3, **expired())
     settings.ILERT_OAUTH_CLIENT_SECRET = "wrong"
-    result = run(concurrency=1)
-    assert (result.stopped, result.failed) == ("credentials", 10)
-    assert ConnectedAccount.objects.connected().count() == 12
-    assert ConnectedAccount.objects.exclude(lease_id="").count() == 0
-    assert sent == []
+    result = run(mark_ended=mark_ended)
+    assert (result.stopped, set(result.failures.values())) == (stopped, {"invalid_grant"})
+    assert ConnectedAccount.objects.connected().count() == (0 if mark_ended else 3)
+    assert not ConnectedAccount.objects.exclude(lease_id="").exists()
 
 
 def test_a_grant_that_is_gone_is_marked_and_told(
     people: People, ilert: StandIn, sent: list[Any]
 ) -> None:
-    gone, _other = people(2, **expired())
+    _other, gone = people(2, **expired())
     ilert.revoke_app("acme", gone.username)
-    assert run() == flows.CheckResult(checked=1, failures={gone.pk: "invalid_grant"})
+    assert run(concurrency=1) == flows.CheckResult(checked=1, failures={gone.pk: "invalid_grant"})
     gone.refresh_from_db()
     assert gone.needs_reconnect
-    assert sorted(name for name, _ in sent) == ["account_refreshed", "account_revoked"]
+    assert [name for name, _ in sent] == ["account_refreshed", "account_revoked"]
 
 
 # Progress
@@ -232,12 +224,3 @@ def test_each_account_that_was_checked_is_told_by_its_key(people: People, ilert:
     done: list[int] = []
     run(on_done=done.append)
     assert sorted(done) == [account.pk for account in good]
-
-
-def test_progress_counts_up_to_the_result(people: People, ilert: StandIn) -> None:
-    ilert.revoke_app("acme", people(3, **expired())[0].username)
-    seen: list[int] = []
-    result = run(concurrency=1, on_progress=lambda result: seen.append(result.done))
-    assert result.done == 3
-    assert seen == sorted(seen)
-    assert seen[-1] == 3

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,13 +12,13 @@ from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
 
-from django_ilert_oauth import flows, transport
+from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import (
-    IlertOAuthError,
-    IlertRejectedError,
     IlertUnavailableError,
 )
+from django_ilert_oauth.flows import _refresh
 from django_ilert_oauth.models import ConnectedAccount, Status
+from django_ilert_oauth.oauth import transport
 from ilert_standin import Fault, StandIn
 from tests.flows.beside import Acting, at_once, copies, lapse_leases, stored, stored_tokens
 from tests.processes.caller import callers
@@ -48,19 +47,8 @@ def acting(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Callable[..., None
 
 
 @pytest.mark.usefixtures("slow")
-def test_fifty_threads_make_one_request_and_all_get_the_new_token(
+def test_fifty_threads_and_commands_make_one_request_and_all_get_the_new_token(
     expired_account: ConnectedAccount, ilert: StandIn, sent: list[Any]
-) -> None:
-    accounts = copies(expired_account, 50)
-    tokens = at_once(50, lambda number: flows.get_access_token(accounts[number]))
-    assert len(ilert.token_requests) == 1
-    assert set(tokens) == {stored_tokens(expired_account)[0]}
-    assert [name for name, _ in sent] == ["account_refreshed"]
-
-
-@pytest.mark.usefixtures("slow")
-def test_the_command_beside_fifty_threads_changes_nothing(
-    expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
     accounts = copies(expired_account, 50)
 
@@ -73,32 +61,24 @@ def test_the_command_beside_fifty_threads_changes_nothing(
     tokens = at_once(52, call)
     assert len(ilert.token_requests) == 1
     assert set(tokens) == {"", stored_tokens(expired_account)[0]}
+    assert [name for name, _ in sent] == ["account_refreshed"]
 
 
 @pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("is_beside_command", [False, True])
 def test_eight_processes_make_one_request_and_all_get_the_new_token(
-    expired_account: ConnectedAccount, ilert: StandIn
+    expired_account: ConnectedAccount, ilert: StandIn, sent: list[Any], is_beside_command: bool
 ) -> None:
     with callers(expired_account, 8) as processes:
         for process in processes:
             process.go()
+        if is_beside_command:
+            call_command("refresh_ilert_tokens", stdout=StringIO())
         results = [process.result() for process in processes]
     assert len(ilert.token_requests) == 1
     assert {result.token for result in results} == {stored_tokens(expired_account)[0]}
-    assert sorted(result.signals for result in results) == [()] * 7 + [("account_refreshed",)]
-
-
-@pytest.mark.usefixtures("slow")
-def test_the_command_beside_eight_processes_changes_nothing(
-    expired_account: ConnectedAccount, ilert: StandIn
-) -> None:
-    with callers(expired_account, 8) as processes:
-        for process in processes:
-            process.go()
-        call_command("refresh_ilert_tokens", stdout=StringIO())
-        results = [process.result() for process in processes]
-    assert len(ilert.token_requests) == 1
-    assert {result.token for result in results} == {stored_tokens(expired_account)[0]}
+    told = [name for result in results for name in result.signals] + [name for name, _ in sent]
+    assert told == ["account_refreshed"]
 
 
 @pytest.mark.usefixtures("slow")
@@ -108,7 +88,7 @@ def test_many_that_force_at_once_make_one_request(
     accounts = copies(account, 10)
     at_once(10, lambda number: flows.refresh(accounts[number], force=True))
     assert len(ilert.token_requests) == 1
-    assert {str(each.access_token) for each in accounts} == {stored_tokens(account)[0]}
+    assert {each.access_token for each in accounts} == {stored_tokens(account)[0]}
 
 
 @pytest.mark.usefixtures("slow")
@@ -193,17 +173,16 @@ def take_over(after: float) -> Thread:
 
 
 @pytest.mark.parametrize(
-    "fault", [None, Fault(status=500), Fault(status=401, body='{"code": "invalid_grant"}')]
+    "fault", [Fault(status=500), Fault(status=401, body='{"code": "invalid_grant"}')]
 )
 def test_a_holder_that_has_lost_its_lease_waits_for_the_tokens_of_the_one_that_has_it(
     expired_account: ConnectedAccount,
     ilert: StandIn,
     sent: list[Any],
     acting: Callable[..., None],
-    fault: Fault | None,
+    fault: Fault,
 ) -> None:
-    if fault:
-        ilert.add_fault("token", fault)
+    ilert.add_fault("token", fault)
     threads: list[Thread] = []
     acting(after=lambda: threads.append(take_over(0.5)))
     try:
@@ -225,35 +204,10 @@ def test_what_an_answer_does_not_name_stays_as_another_caller_has_stored_it(
     assert stored(expired_account, *stored_meanwhile) == stored_meanwhile
 
 
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [("timeout", IlertUnavailableError), ("invalid_client", IlertRejectedError)],
-)
-def test_one_who_waits_is_told_what_the_holder_was_told(
-    expired_account: ConnectedAccount,
-    ilert: StandIn,
-    monkeypatch: pytest.MonkeyPatch,
-    code: str,
-    kind: type[IlertOAuthError],
-) -> None:
-    rows = ConnectedAccount.objects.all()
-    rows.update(lease_id="held", lease_ends_ms=2**53)
-
-    def fail(seconds: float) -> None:
-        rows.update(lease_id="", lease_ends_ms=0, last_error=code, last_error_at=timezone.now())
-
-    monkeypatch.setattr(time, "sleep", fail)
-    with pytest.raises(IlertOAuthError) as caught:
-        flows.get_access_token(expired_account)
-    assert (type(caught.value), caught.value.code) == (kind, code)
-    assert ilert.token_requests == []
-
-
 def test_a_caller_waits_no_longer_than_a_dead_holder_can_hold(
     expired_account: ConnectedAccount, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("django_ilert_oauth.flows.refresh")
-    monkeypatch.setattr(module, "lease_seconds", lambda: -0.5)
+    monkeypatch.setattr(_refresh, "STORING_SECONDS", -40)
     ConnectedAccount.objects.update(lease_id="held", lease_ends_ms=2**53)
     with pytest.raises(IlertUnavailableError) as caught:
         flows.get_access_token(expired_account)

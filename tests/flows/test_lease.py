@@ -1,30 +1,34 @@
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import DatabaseError, OperationalError, connection, transaction
 from django.utils import timezone
 
-from django_ilert_oauth.flows import lease
-from django_ilert_oauth.flows.lease import give_back, new_lease, store_under, take_lease
-from django_ilert_oauth.models import ConnectedAccount, DatabaseTime, Status
-from tests.conftest import AccountFactory
-from tests.flows.beside import at_once, copies, lapse_leases, stored
+from django_ilert_oauth.exceptions import ReconnectRequiredError
+from django_ilert_oauth.flows._lease import (
+    NO_LEASE,
+    STORING_SECONDS,
+    look_at,
+    look_at_many,
+    release,
+    take_lease,
+)
+from django_ilert_oauth.internal.db import DatabaseTime, update_row
+from django_ilert_oauth.models import ConnectedAccount, Status
+from django_ilert_oauth.oauth.transport import clock
+from tests.conftest import AccountFactory, People
+from tests.flows.beside import at_once, beside, copies, held, lapse_leases, stored
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "STORE_PAUSES", (0, 0, 0))
-
-
 def lease_columns(account: ConnectedAccount) -> dict[str, Any]:
-    return stored(account, "lease_id", "lease_ends_ms")
-
-
-NO_LEASE = {"lease_id": "", "lease_ends_ms": 0}
+    return stored(account, *NO_LEASE)
 
 
 def database_ms() -> int:
@@ -32,27 +36,76 @@ def database_ms() -> int:
     return int(row[0])
 
 
+# Looking
+
+
+def test_a_look_brings_the_object_up_to_date(account: ConnectedAccount) -> None:
+    stale = ConnectedAccount.objects.get()
+    ConnectedAccount.objects.update(username="hopper", granted_scope="source", last_error="busy")
+    look_at(stale)
+    assert (str(stale), stale.granted_scope, stale.last_error) == (
+        "hopper @ acme",
+        "source",
+        "busy",
+    )
+
+
+def test_a_look_sees_the_lease_of_another_caller_and_the_time_of_the_database_which_goes_on(
+    account: ConnectedAccount,
+) -> None:
+    assert not look_at(account).is_leased
+    held(account)
+    look = look_at(account)
+    assert look.is_leased
+    before = look.now
+    assert abs(before - timezone.now()) < timedelta(minutes=1)
+    time.sleep(0.01)
+    assert look.now - before >= timedelta(seconds=0.01)
+
+
+@pytest.mark.parametrize("change", ["deleted", "of another schema"])
+def test_a_row_that_is_not_there_any_more_needs_a_new_connection(
+    account: ConnectedAccount, change: str
+) -> None:
+    if change == "deleted":
+        ConnectedAccount.objects.all()._raw_delete("default")
+    else:
+        account.uuid = uuid4()
+    with pytest.raises(ReconnectRequiredError):
+        look_at(account)
+
+
+def test_many_are_looked_at_in_the_order_asked_for_by_one_query(
+    people: People, django_assert_num_queries: Any
+) -> None:
+    first, second, third = people(3)
+    held(second)
+    ConnectedAccount.objects.filter(pk=first.pk)._raw_delete("default")
+    with django_assert_num_queries(1):
+        looks = look_at_many([third.pk, first.pk, second.pk])
+    assert [(look.account, look.is_leased) for look in looks] == [(third, False), (second, True)]
+
+
 # Winning one
 
 
 def test_of_many_callers_one_wins(account: ConnectedAccount) -> None:
-    accounts = copies(account, 8)
-    won = [
-        lease_id for lease_id in at_once(8, lambda number: take_lease(accounts[number])) if lease_id
-    ]
-    assert won == [stored(account, "lease_id")["lease_id"]]
+    looks = [look_at(each) for each in copies(account, 8)]
+    won = [lease for lease in at_once(8, lambda number: take_lease(looks[number])) if lease]
+    assert [getattr(lease, "id", lease) for lease in won] == [lease_columns(account)["lease_id"]]
 
 
 def test_a_lease_that_has_not_lapsed_is_nobody_else_s(account: ConnectedAccount) -> None:
-    assert take_lease(account)
-    assert take_lease(account) == ""
+    look = look_at(account)
+    held(account)
+    assert take_lease(look) is None
+    assert take_lease(look_at(account)) is None
 
 
-def test_a_lapsed_lease_can_be_taken(account: ConnectedAccount) -> None:
-    first = take_lease(account)
+def test_a_lapsed_lease_can_be_taken_and_is_another_one(account: ConnectedAccount) -> None:
+    first = held(account)
     lapse_leases()
-    second = take_lease(account)
-    assert second not in ("", first)
+    assert held(account).id != first.id
 
 
 @pytest.mark.parametrize(
@@ -61,163 +114,137 @@ def test_a_lapsed_lease_can_be_taken(account: ConnectedAccount) -> None:
         {"access_token_ciphertext": "newer"},
         {"refresh_token_ciphertext": "newer"},
         {"status": Status.DISCONNECTED},
+        {"uuid": uuid4()},
     ],
     ids=lambda changed: next(iter(changed)),
 )
 def test_a_caller_that_knows_an_older_row_loses(
-    account: ConnectedAccount, changed: dict[str, str]
+    account: ConnectedAccount, changed: dict[str, Any]
 ) -> None:
+    look = look_at(account)
     ConnectedAccount.objects.update(**changed)
-    assert take_lease(account) == ""
+    assert take_lease(look) is None
     assert lease_columns(account) == NO_LEASE
 
 
-@pytest.mark.parametrize("more", [0, 60])
-def test_a_lease_lasts_its_time_by_the_clock_of_the_database(
-    account: ConnectedAccount, settings: Any, more: int
+def test_a_lease_outlasts_a_request_by_the_clock_of_the_database(
+    account: ConnectedAccount, settings: Any
 ) -> None:
     settings.ILERT_OAUTH_TIMEOUT = (2, 10)
-    before = database_ms()
-    ConnectedAccount.objects.update(**new_lease(more))
-    after = database_ms()
-    length = 1000 * (2 * (2 + 10) + 5 + more)
-    ends = lease_columns(account)["lease_ends_ms"]
-    assert before + length <= ends <= after + length
-
-
-def test_two_leases_are_told_apart() -> None:
-    assert new_lease()["lease_id"] != new_lease()["lease_id"]
+    look, before = look_at(account), (database_ms(), clock())
+    lease = take_lease(look)
+    after = (database_ms(), clock())
+    assert lease is not None
+    assert before[1] + 12 <= lease.request_by <= after[1] + 12
+    assert lease.ends - lease.request_by == STORING_SECONDS
+    length = int(1000 * (12 + STORING_SECONDS))
+    assert before[0] + length <= lease_columns(account)["lease_ends_ms"] <= after[0] + length
 
 
 # Giving it back
 
 
 def test_a_lease_is_given_back_by_its_holder_only(account: ConnectedAccount) -> None:
-    lease_id = take_lease(account)
-    give_back("of another", [account.pk])
-    assert lease_columns(account)["lease_id"] == lease_id
-    give_back(lease_id, [account.pk])
+    late = held(account)
+    lapse_leases()
+    holder = held(account)
+    release(late)
+    assert lease_columns(account)["lease_id"] == holder.id
+    release(holder)
     assert lease_columns(account) == NO_LEASE
-
-
-def test_a_lease_is_given_back_for_the_accounts_named_only(make_account: AccountFactory) -> None:
-    kept, given = make_account(), make_account(username="ada")
-    ConnectedAccount.objects.update(lease_id="of-both", lease_ends_ms=2**53)
-    give_back("of-both", [given.pk])
-    assert lease_columns(kept)["lease_id"] == "of-both"
-
-
-def test_a_lease_that_cannot_be_given_back_hides_no_other_error(account: ConnectedAccount) -> None:
-    lease_id = take_lease(account)
-    with connection.execute_wrapper(Refusing(DatabaseError)):
-        give_back(lease_id, [account.pk])
-
-
-# Storing under it
 
 
 class Refusing:
-    """Raises for so many updates."""
-
-    def __init__(self, error: type[Exception], times: int = 100) -> None:
+    def __init__(self, error: Exception) -> None:
         self._error = error
-        self._left = times
-        self.seen = 0
 
-    def __call__(self, execute: Any, sql: str, params: Any, *args: Any) -> Any:
-        if sql.startswith("UPDATE"):
-            self.seen += 1
-            if self.seen <= self._left:
-                raise self._error("the database is away")
-        return execute(sql, params, *args)
+    def __call__(self, execute: Any, sql: str, *args: Any) -> Any:
+        raise self._error
 
 
-def store(account: ConnectedAccount, lease_id: str, sent: str | None = None) -> bool:
-    account.display_name = "stored"
-    old = account.refresh_token_ciphertext if sent is None else sent
-    return store_under(lease_id, account, old, ["display_name"])
+def test_a_lease_that_cannot_be_given_back_hides_no_other_error(account: ConnectedAccount) -> None:
+    lease = held(account)
+    with connection.execute_wrapper(Refusing(DatabaseError("the database is away"))):
+        release(lease)
 
 
-def name_of(account: ConnectedAccount) -> str:
-    return str(stored(account, "display_name")["display_name"])
+# The one conditional UPDATE
 
 
-def test_storing_gives_the_lease_back(account: ConnectedAccount) -> None:
-    assert store(account, take_lease(account))
-    assert name_of(account) == "stored"
-    assert lease_columns(account) == NO_LEASE
+def rename(account: ConnectedAccount, **conditions: Any) -> bool:
+    return update_row(account, {"display_name": "new"}, conditions, using="default")
 
 
-def test_nothing_is_stored_without_the_lease(account: ConnectedAccount) -> None:
-    lease_id = take_lease(account)
-    assert not store(account, "of another")
-    assert name_of(account) == ""
-    assert lease_columns(account)["lease_id"] == lease_id
-
-
-def test_nothing_is_stored_over_another_token_than_was_sent(account: ConnectedAccount) -> None:
-    assert not store(account, take_lease(account), sent="older")
-    assert name_of(account) == ""
-
-
-def test_only_the_columns_named_are_stored(account: ConnectedAccount) -> None:
-    account.email = "not stored"
-    store(account, take_lease(account))
-    assert stored(account, "email")["email"] == ""
-
-
-@pytest.mark.parametrize("error", [OperationalError, InterfaceError])
-@pytest.mark.parametrize("times", [1, 3])
-def test_a_database_that_fails_is_asked_again(
-    account: ConnectedAccount, error: type[Exception], times: int
+@pytest.mark.parametrize(
+    ("conditions", "is_written"),
+    [
+        ({}, True),
+        ({"username": "grace", "lease_ends_ms__lte": 0}, True),
+        ({"username": "ada"}, False),
+        ({"username": "grace", "lease_ends_ms__lte": -1}, False),
+    ],
+)
+def test_a_row_is_written_where_it_meets_the_conditions(
+    account: ConnectedAccount,
+    make_account: AccountFactory,
+    conditions: dict[str, Any],
+    is_written: bool,
 ) -> None:
-    lease_id = take_lease(account)
-    with connection.execute_wrapper(Refusing(error, times)):
-        assert store(account, lease_id)
-    assert name_of(account) == "stored"
+    other = make_account(username="hopper")
+    assert rename(account, **conditions) is is_written
+    assert stored(account, "display_name") == {"display_name": "new" if is_written else ""}
+    assert stored(other, "display_name") == {"display_name": ""}
 
 
-def test_a_database_that_goes_on_failing_is_told_in_the_end(account: ConnectedAccount) -> None:
-    lease_id = take_lease(account)
-    refusing = Refusing(OperationalError)
-    with connection.execute_wrapper(refusing), pytest.raises(OperationalError):
-        store(account, lease_id)
-    assert refusing.seen == 4
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows")
+def test_a_row_that_another_transaction_has_locked_is_not_waited_for(
+    account: ConnectedAccount, make_account: AccountFactory
+) -> None:
+    other = make_account(username="hopper")
+    with transaction.atomic():
+        ConnectedAccount.objects.select_for_update().get(pk=account.pk)
+        started = time.monotonic()
+        assert not beside(lambda: rename(account))
+        assert beside(lambda: rename(other))
+        assert time.monotonic() - started < 1
 
 
-def test_an_error_that_will_not_pass_is_told_at_once(account: ConnectedAccount) -> None:
-    lease_id = take_lease(account)
-    refusing = Refusing(DatabaseError)
-    with connection.execute_wrapper(refusing), pytest.raises(DatabaseError):
-        store(account, lease_id)
-    assert refusing.seen == 1
+class DriverError(Exception):
+    def __init__(self, name: str, state: str) -> None:
+        setattr(self, name, state)
 
 
-def test_a_transaction_that_has_failed_is_not_tried_again(account: ConnectedAccount) -> None:
-    lease_id = take_lease(account)
-    refusing = Refusing(OperationalError)
+def contention(*args: Any, cause: Exception | None = None) -> OperationalError:
+    error = OperationalError(*args)
+    error.__cause__ = cause
+    return error
+
+
+CONTENTION = {
+    "MariaDB's": contention(1205, "Lock wait timeout exceeded"),
+    "psycopg's": contention("canceled", cause=DriverError("sqlstate", "55P03")),
+    "psycopg2's": contention("canceled", cause=DriverError("pgcode", "40001")),
+}
+
+
+@pytest.mark.parametrize("error", CONTENTION.values(), ids=CONTENTION)
+def test_another_transaction_that_was_faster_is_no_error_outside_of_one_s_own(
+    account: ConnectedAccount, error: OperationalError
+) -> None:
+    with connection.execute_wrapper(Refusing(error)):
+        assert not rename(account)
     with (
-        connection.execute_wrapper(refusing),
         pytest.raises(OperationalError),
         transaction.atomic(),
+        connection.execute_wrapper(Refusing(error)),
     ):
-        store(account, lease_id)
-    assert refusing.seen == 1
+        rename(account)
 
 
-def test_a_transaction_without_autocommit_that_has_failed_is_not_tried_again(
-    account: ConnectedAccount,
-) -> None:
-    lease_id = take_lease(account)
-    refusing = Refusing(OperationalError)
-    connection.set_autocommit(False)
-    try:
-        with connection.execute_wrapper(refusing), pytest.raises(OperationalError):
-            store(account, lease_id)
-    finally:
-        connection.rollback()
-        connection.set_autocommit(True)
-    assert refusing.seen == 1
+def test_any_other_error_is_one(account: ConnectedAccount) -> None:
+    refusing = Refusing(OperationalError(2006, "Server has gone away"))
+    with connection.execute_wrapper(refusing), pytest.raises(OperationalError):
+        rename(account)
 
 
 # The clock

@@ -1,19 +1,15 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-import requests
 from django.contrib.auth.models import User
-from django.db import connection
 from django.utils import timezone
-from requests.adapters import HTTPAdapter
 
-from django_ilert_oauth import flows, transport
+from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import (
     EndpointMismatchError,
     IlertRejectedError,
@@ -21,26 +17,16 @@ from django_ilert_oauth.exceptions import (
     ReconnectRequiredError,
     TokenDecryptionError,
 )
-from django_ilert_oauth.flows.lease import take_lease
+from django_ilert_oauth.flows._refresh import refresh_refused
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
+from django_ilert_oauth.oauth import transport
+from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.signals import account_refreshed
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
+from tests.flows.beside import Acting, stored
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-TOKEN_COLUMNS = [
-    "access_token_ciphertext",
-    "refresh_token_ciphertext",
-    "access_token_expires_at",
-    "refresh_token_expires_at",
-    "status",
-]
-
-
-def stored(account: ConnectedAccount) -> dict[str, Any]:
-    row: dict[str, Any] = ConnectedAccount.objects.values(*TOKEN_COLUMNS).get(pk=account.pk)
-    return row
 
 
 def answer(**body: Any) -> Fault:
@@ -56,7 +42,7 @@ def test_a_fresh_token_costs_no_query_and_no_request(
     assert ilert.requests == []
 
 
-def test_an_expired_token_is_renewed(expired_account: ConnectedAccount, ilert: StandIn) -> None:
+def test_an_expired_token_is_refreshed(expired_account: ConnectedAccount, ilert: StandIn) -> None:
     old = expired_account.access_token
     token = flows.get_access_token(expired_account)
     assert token != old
@@ -67,7 +53,7 @@ def test_an_expired_token_is_renewed(expired_account: ConnectedAccount, ilert: S
 def test_a_refresh_sends_what_ilert_wants(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
-    sent = str(expired_account.refresh_token)
+    sent = expired_account.refresh_token.reveal()
     flows.refresh(expired_account)
     assert ilert.token_requests[0].form == {
         "client_id": "the-client",
@@ -98,14 +84,14 @@ def test_the_margin_decides_what_is_fresh(
     assert len(ilert.token_requests) == asked
 
 
-def test_a_token_of_unknown_expiry_is_renewed_when_asked_for(
+def test_a_token_of_unknown_expiry_is_refreshed_when_asked_for(
     make_account: AccountFactory, ilert: StandIn
 ) -> None:
     flows.get_access_token(make_account(access_token_expires_at=None))
     assert len(ilert.token_requests) == 1
 
 
-def test_what_another_process_renewed_is_used_without_a_request(
+def test_what_another_process_refreshed_is_used_without_a_request(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
     other = ConnectedAccount.objects.get()
@@ -114,7 +100,7 @@ def test_what_another_process_renewed_is_used_without_a_request(
     assert len(ilert.token_requests) == 1
 
 
-def test_a_token_is_not_renewed_twice_within_five_minutes(
+def test_a_token_is_not_refreshed_twice_within_five_minutes(
     account: ConnectedAccount, ilert: StandIn
 ) -> None:
     flows.refresh(account)
@@ -160,7 +146,7 @@ def test_receivers_get_the_callers_own_object_with_the_new_token(
     assert seen == [(True, True)]
 
 
-def test_a_token_that_expires_too_soon_to_renew_is_returned_as_it_is(
+def test_a_token_that_expires_too_soon_to_refresh_is_returned_as_it_is(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
     ilert.add_fault("token", answer(expires_in=0))
@@ -231,64 +217,10 @@ def test_a_refresh_is_announced(account: ConnectedAccount, sent: list[Any]) -> N
     assert account.refreshed_at is not None
 
 
-@pytest.mark.parametrize(
-    ("fault", "code"),
-    [
-        (Fault(drop=True), "unreachable"),
-        (Fault(status=429), "rate_limited"),
-        (Fault(status=500, body='{"code": "server_error"}'), "server_error"),
-        (Fault(status=500, body='{"code": "invalid_grant"}'), "server_error"),
-        (Fault(status=502, body="<html>"), "server_error"),
-        (Fault(status=401), "unusable_answer"),
-        (Fault(status=401, body="invalid_grant"), "unusable_answer"),
-        (Fault(status=403, body="<html>"), "unusable_answer"),
-        (Fault(status=307, headers={"Location": "/"}), "unusable_answer"),
-        (Fault(status=200, body="<html>"), "unusable_answer"),
-        (Fault(status=200, body="[]"), "unusable_answer"),
-        (Fault(status=200, body="{}"), "unusable_answer"),
-        (Fault(status=200, body='{"access_token": "x'), "unusable_answer"),
-    ],
-)
-def test_trouble_at_ilert_changes_no_stored_byte(
-    account: ConnectedAccount, ilert: StandIn, sent: list[Any], fault: Fault, code: str
-) -> None:
-    before = stored(account)
-    ilert.add_fault("token", fault)
-    with pytest.raises(IlertUnavailableError) as caught:
-        flows.refresh(account)
-    assert caught.value.code == code
-    assert stored(account) == before
-    assert ConnectedAccount.objects.get().last_error == code
-    assert sent == [("account_refresh_failed", {"account": account, "error": caught.value})]
-
-
-@pytest.mark.parametrize(
-    "code",
-    ["invalid_request", "invalid_client", "invalid_scope", "access_denied", "something_new"],
-)
-def test_a_refusal_that_is_not_invalid_grant_ends_nothing(
-    account: ConnectedAccount, ilert: StandIn, sent: list[Any], code: str
-) -> None:
-    before = stored(account)
-    ilert.add_fault("token", Fault(status=400, body=f'{{"code": "{code}", "error": "prose"}}'))
-    with pytest.raises(IlertRejectedError) as caught:
-        flows.refresh(account)
-    assert not isinstance(caught.value, ReconnectRequiredError)
-    assert stored(account) == before
-    assert [name for name, _ in sent] == ["account_refresh_failed"]
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault(status=401, body='{"code": "invalid_grant", "error": "Token is unknown"}'),
-        Fault(status=400, body='{"error": "invalid_grant"}'),
-    ],
-)
 def test_invalid_grant_ends_the_grant_once(
-    account: ConnectedAccount, ilert: StandIn, sent: list[Any], fault: Fault
+    account: ConnectedAccount, ilert: StandIn, sent: list[Any]
 ) -> None:
-    ilert.add_fault("token", fault)
+    ilert.revoke_app("acme", "grace")
     for _ in range(3):
         with pytest.raises(ReconnectRequiredError):
             flows.refresh(account)
@@ -338,23 +270,13 @@ def test_ilert_being_down_is_told_once_the_token_has_expired(
     assert caught.value.retry_after == 7
 
 
-class SlowAdapter(HTTPAdapter):
-    """Acts between ilert's answer and its arrival."""
-
-    def __init__(self, act: Callable[[], object]) -> None:
-        super().__init__()
-        self._act = act
-
-    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
-        response = super().send(*args, **kwargs)
-        self._act()
-        return response
-
-
 @pytest.fixture
 def slow_ilert(ilert: StandIn, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
+    """Acts between ilert's answer and its arrival."""
+
     def slow(act: Callable[[], object]) -> None:
-        monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, SlowAdapter(act))
+        adapter = Acting(after=act)
+        monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, adapter)
 
     return slow
 
@@ -371,7 +293,9 @@ def test_a_late_answer_does_not_overwrite_newer_tokens(
 ) -> None:
     slow_ilert(store_newer_tokens)
     assert flows.get_access_token(expired_account) == "newer-access"
-    assert ConnectedAccount.objects.get().refresh_token == "newer-refresh"
+    row = ConnectedAccount.objects.get()
+    assert row.refresh_token == "newer-refresh"
+    assert row.lease_id == ""
     assert sent == []
 
 
@@ -381,24 +305,33 @@ def test_the_invalid_grant_of_a_loser_does_not_harm_the_winner(
     ilert.revoke_app("acme", "grace")
     slow_ilert(store_newer_tokens)
     assert flows.get_access_token(expired_account) == "newer-access"
-    assert ConnectedAccount.objects.get().status == Status.CONNECTED
+    row = ConnectedAccount.objects.get()
+    assert (row.status, row.lease_id) == (Status.CONNECTED, "")
     assert sent == []
 
 
-def test_an_account_disconnected_meanwhile_stays_disconnected(
-    expired_account: ConnectedAccount, ilert: StandIn, slow_ilert: Any
+def disconnect() -> None:
+    ended = {"access_token_ciphertext": "", "refresh_token_ciphertext": ""}
+    ConnectedAccount.objects.update(status=Status.DISCONNECTED, **ended)
+
+
+def delete() -> None:
+    ConnectedAccount.objects.all()._raw_delete("default")
+
+
+@pytest.mark.parametrize("end", [disconnect, delete])
+def test_what_ilert_gives_to_an_account_that_has_ended_meanwhile_is_revoked(
+    expired_account: ConnectedAccount, ilert: StandIn, slow_ilert: Any, end: Callable[[], None]
 ) -> None:
-    slow_ilert(
-        lambda: ConnectedAccount.objects.update(
-            status=Status.DISCONNECTED, access_token_ciphertext="", refresh_token_ciphertext=""
-        )
-    )
+    ilert.options.rotate = True
+    slow_ilert(end)
     with pytest.raises(ReconnectRequiredError):
         flows.get_access_token(expired_account)
-    assert ConnectedAccount.objects.get().refresh_token_ciphertext == ""
+    assert ilert.live_refresh_tokens("acme", "grace") == 0
+    assert not ConnectedAccount.objects.exclude(refresh_token_ciphertext="").exists()
 
 
-def test_the_grant_that_a_reconnect_has_replaced_meanwhile_is_ended_though_it_was_just_renewed(
+def test_the_grant_that_a_reconnect_has_replaced_meanwhile_is_ended_though_it_was_just_refreshed(
     expired_account: ConnectedAccount, ilert: StandIn, slow_ilert: Any
 ) -> None:
     def reconnect() -> None:
@@ -410,8 +343,7 @@ def test_the_grant_that_a_reconnect_has_replaced_meanwhile_is_ended_though_it_wa
         row.save()
 
     ilert.options.rotate = True
-    acts = iter([reconnect])
-    slow_ilert(lambda: next(acts, lambda: None)())
+    slow_ilert(reconnect)
     assert flows.get_access_token(expired_account) == ConnectedAccount.objects.get().access_token
     assert ilert.live_refresh_tokens("acme", "grace") == 1
     assert flows.refresh(expired_account, force=True).status == Status.CONNECTED
@@ -426,14 +358,25 @@ def test_an_account_deleted_meanwhile_needs_a_new_connection(
     assert ilert.token_requests == []
 
 
-def test_the_tokens_of_another_ilert_go_nowhere(
-    account: ConnectedAccount, ilert: StandIn, settings: Any
+@pytest.mark.parametrize("name", ["API_URL", "CLIENT_ID"])
+def test_the_tokens_of_another_ilert_or_client_go_nowhere(
+    account: ConnectedAccount, ilert: StandIn, settings: Any, name: str
 ) -> None:
-    settings.ILERT_OAUTH_API_URL = settings.ILERT_OAUTH_API_URL.replace("127.0.0.1", "localhost")
+    setattr(settings, f"ILERT_OAUTH_{name}", "http://localhost/another")
     for use in (flows.get_access_token, flows.refresh, flows.check):
         with pytest.raises(EndpointMismatchError):
             use(account)
     assert ilert.requests == []
+
+
+@pytest.mark.parametrize(("refused", "asked"), [(True, 1), (False, 0)])
+def test_after_a_401_ilert_is_asked_unless_another_token_is_stored(
+    account: ConnectedAccount, ilert: StandIn, refused: bool, asked: int
+) -> None:
+    ConnectedAccount.objects.update(refreshed_at=timezone.now())
+    token = account.access_token if refused else Secret("older")
+    assert refresh_refused(account, token).access_token != token
+    assert len(ilert.token_requests) == asked
 
 
 def test_an_unreadable_token_is_told_and_kept(account: ConnectedAccount, ilert: StandIn) -> None:
@@ -484,26 +427,3 @@ def test_columns_that_the_caller_changed_are_left_to_the_caller(
     flows.refresh(account)
     assert account.display_name == "not saved"
     assert ConnectedAccount.objects.get().display_name == ""
-
-
-def test_an_old_failure_is_not_taken_for_that_of_the_caller_waited_for(
-    expired_account: ConnectedAccount, ilert: StandIn
-) -> None:
-    ilert.add_fault("token", Fault(status=500))
-    with pytest.raises(IlertUnavailableError):
-        flows.refresh(ConnectedAccount.objects.get())
-    lease_id = take_lease(ConnectedAccount.objects.get())
-    winner = threading.Timer(0.3, win_under, args=(lease_id,))
-    winner.start()
-    try:
-        assert flows.get_access_token(expired_account) == "newer-access"
-    finally:
-        winner.join()
-
-
-def win_under(lease_id: str) -> None:
-    ConnectedAccount.objects.filter(lease_id=lease_id).update(
-        last_error="", last_error_at=None, lease_id="", lease_ends_ms=0
-    )
-    store_newer_tokens()
-    connection.close()

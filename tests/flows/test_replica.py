@@ -50,7 +50,7 @@ def site(
 @pytest.mark.parametrize("way", EACH_WAY)
 def test_a_refresh_never_reads_the_replica(site: dict[str, Any], way: str) -> None:
     assert site["due"][way]["queries to the replica"] == []
-    assert site["due"][way]["is renewed"]
+    assert site["due"][way]["is refreshed"]
 
 
 @pytest.mark.parametrize("way", EACH_WAY[:4])
@@ -64,11 +64,11 @@ def test_no_token_of_the_replica_is_sent_to_ilert(site: dict[str, Any]) -> None:
     assert site["known tokens sent"] == [True] * len(EACH_WAY)
 
 
-def test_what_was_renewed_meanwhile_is_used_though_the_replica_has_not_heard_of_it(
+def test_what_was_refreshed_meanwhile_is_used_though_the_replica_has_not_heard_of_it(
     site: dict[str, Any],
 ) -> None:
-    assert site["renewed meanwhile"] == {
+    assert site["refreshed meanwhile"] == {
         "queries to the replica": [],
-        "is renewed": False,
+        "is refreshed": False,
         "is told": True,
     }

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from django_ilert_oauth import crypto, flows
-from django_ilert_oauth.flows import base, lease, rotate
+from django_ilert_oauth import flows
+from django_ilert_oauth.flows import _rotate_keys, base
+from django_ilert_oauth.flows._lease import release
+from django_ilert_oauth.internal import crypto
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
+from tests.flows.beside import held
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -33,8 +36,9 @@ def rotated(account: ConnectedAccount, new_key: None) -> ConnectedAccount:
 
 
 def keys_of(account: ConnectedAccount) -> list[int]:
-    texts = (account.access_token_ciphertext, account.refresh_token_ciphertext)
-    return [crypto.key_number(text, account.identity) for text in texts]
+    names = ("access_token", "refresh_token")
+    texts = {name: getattr(account, f"{name}_ciphertext") for name in names}
+    return [crypto.key_number(text, account.place_of(name)) for name, text in texts.items()]
 
 
 def test_after_a_rotation_the_old_key_may_be_dropped(
@@ -49,9 +53,7 @@ def test_after_a_rotation_the_old_key_may_be_dropped(
     assert keys_of(account) == [1, 1]
 
 
-def test_a_second_rotation_writes_nothing(
-    rotated: ConnectedAccount, django_assert_num_queries: Any
-) -> None:
+def test_a_second_rotation_writes_nothing(rotated: ConnectedAccount) -> None:
     stored = rotated.access_token_ciphertext
     assert flows.rotate_keys() == flows.RotationResult(current=1)
     rotated.refresh_from_db()
@@ -78,10 +80,10 @@ def test_every_row_is_reached_across_batches(
     assert flows.rotate_keys().current == 5 - 1
 
 
-def test_a_grant_that_is_left_to_be_ended_is_rotated_too(
+def test_a_grant_whose_revocation_is_pending_is_rotated_too(
     account: ConnectedAccount, ilert: StandIn, settings: Any
 ) -> None:
-    refresh_token = str(account.refresh_token)
+    refresh_token = account.refresh_token.reveal()
     ilert.add_fault("revoke", Fault(status=500))
     flows.disconnect(account)
     settings.ILERT_OAUTH_ENCRYPTION_KEYS = [NEW, *settings.ILERT_OAUTH_ENCRYPTION_KEYS]
@@ -144,7 +146,7 @@ def meanwhile(act: Any) -> Any:
 def test_a_token_stored_meanwhile_is_not_overwritten(
     account: ConnectedAccount, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rotate, "PAUSE", 0.01)
+    monkeypatch.setattr(_rotate_keys, "PAUSE", 0.01)
     other = ConnectedAccount.objects.get()
     other.refresh_token = "newer-refresh"
     settings.ILERT_OAUTH_ENCRYPTION_KEYS = [NEW, *settings.ILERT_OAUTH_ENCRYPTION_KEYS]
@@ -158,14 +160,14 @@ def test_a_token_stored_meanwhile_is_not_overwritten(
 def test_an_account_that_is_being_refreshed_is_waited_for(
     account: ConnectedAccount, new_key: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lease_id = lease.take_lease(account)
-    monkeypatch.setattr(rotate, "PAUSE", 0.01)
+    lease = held(account)
+    monkeypatch.setattr(_rotate_keys, "PAUSE", 0.01)
     looks: list[None] = []
 
     def look_twice(seconds: float) -> None:
         looks.append(None)
         if len(looks) == 2:
-            lease.give_back(lease_id, [account.pk])
+            release(lease)
 
     monkeypatch.setattr(time, "sleep", look_twice)
     assert flows.rotate_keys() == flows.RotationResult(rotated=1)
@@ -175,8 +177,8 @@ def test_an_account_that_is_being_refreshed_is_waited_for(
 def test_an_account_that_stays_busy_is_counted(
     account: ConnectedAccount, new_key: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lease.take_lease(account)
-    monkeypatch.setattr(rotate, "lease_seconds", lambda: 0.0)
+    held(account)
+    monkeypatch.setattr(_rotate_keys, "STORING_SECONDS", -40)
     assert flows.rotate_keys() == flows.RotationResult(on_old_keys=1)
 
 

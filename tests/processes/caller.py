@@ -19,10 +19,11 @@ from django.conf import settings
 from django.db import connection, connections
 from requests.adapters import HTTPAdapter
 
-from django_ilert_oauth import flows, signals, transport
+from django_ilert_oauth import flows, signals
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import IlertOAuthError
 from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.oauth import transport
 
 PATIENCE = 60
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -1,4 +1,4 @@
-"""Renews an account in each way on the site of ``replica_settings``, and prints what happened.
+"""Refreshes an account in each way on the site of ``replica_settings``, and prints what happened.
 
 Run with the refresh token that ilert knows; the replica has an older one.
 """
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from django.contrib.auth.models import User
 from django.core.management import call_command
@@ -46,7 +47,12 @@ WAYS: dict[str, Way] = {
 def store(alias: str, tokens: tuple[str, str], expires_at: Any) -> None:
     user, _created = User.objects.using(alias).get_or_create(pk=1, username="site-user")
     row, _created = ConnectedAccount.objects.using(alias).get_or_create(
-        pk=1, user=user, api_url=conf.api_url, tenant_id="acme", username="grace"
+        pk=1,
+        uuid=UUID(int=1),
+        user=user,
+        api_url=conf.api_url,
+        tenant_id="acme",
+        username="grace",
     )
     row.access_token, row.refresh_token = tokens
     row.access_token_expires_at, row.refreshed_at = expires_at, None
@@ -68,7 +74,7 @@ def try_out(way: Way, refresh_token: str, expires_at: Any) -> dict[str, Any]:
     stored = ConnectedAccount.objects.using("default").get()
     return {
         "queries to the replica": queries,
-        "is renewed": stored.access_token != "live-access",
+        "is refreshed": stored.access_token != "live-access",
         "is told": account.access_token == stored.access_token,
     }
 
@@ -79,7 +85,7 @@ def main(refresh_token: str) -> dict[str, Any]:
     soon, later = timezone.now(), timezone.now() + timedelta(hours=1)
     due = {name: try_out(way, refresh_token, soon) for name, way in WAYS.items()}
     get_access_token = try_out(flows.get_access_token, refresh_token, later)
-    return {"due": due, "renewed meanwhile": get_access_token}
+    return {"due": due, "refreshed meanwhile": get_access_token}
 
 
 if __name__ == "__main__":

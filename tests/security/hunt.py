@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 import logging
 import pickle
 import re
@@ -18,6 +19,8 @@ from urllib.parse import unquote
 PIECE = 12
 #: What tokens, codes, states and keys are spelt with; anything else ends a piece.
 RUNS = re.compile(rf"[\w.=~-]{{{PIECE},}}", re.ASCII)
+#: Error trackers show so much of a value.
+SLICE = 80
 #: Their frames hold the secrets that they look for; those of ``transports`` stand for a library.
 OWN_FILES = {str(Path(__file__).with_name(name)) for name in ("test_leaks.py", "world.py")}
 
@@ -27,28 +30,35 @@ class Hunt:
     secrets: dict[str, str] = field(default_factory=dict)
     seen: list[tuple[str, str]] = field(default_factory=list)
 
-    def learn(self, name: str, secret: object) -> None:
-        if len(str(secret)) >= PIECE:
-            self.secrets[str(secret)] = name
+    def learn(self, name: str, secret: str) -> None:
+        if len(secret) >= PIECE:
+            self.secrets[secret] = name
 
     def look_at(self, place: str, shown: object) -> None:
         text = shown.decode("latin-1") if isinstance(shown, bytes) else str(shown)
         self.seen.append((place, text))
 
     def look_at_object(self, place: str, thing: object) -> None:
-        self.look_at(f"{place}: str and repr", f"{thing} {thing!r}")
-        self.look_at(f"{place}: attributes", repr(getattr(thing, "__dict__", "")))
+        """One that is handed out, and may be kept somewhere."""
+        self.look_at_value(place, thing)
         with suppress(TypeError, AttributeError, pickle.PicklingError):
             self.look_at(f"{place}: pickle", pickle.dumps(thing))
 
+    def look_at_value(self, place: str, value: object) -> None:
+        """As error trackers do: they take strings as they are, slice, and list what is in it."""
+        for part in (value, *_items(value), *_attributes(value)):
+            self.look_at(place, " ".join(_texts(part)))
+
     def look_at_error(self, place: str, error: BaseException) -> None:
-        """Each link of its chain, and what error trackers keep: every frame with its locals."""
+        """Each link of its chain, what ``requests`` attaches, and every local of every frame."""
         for link in _chain(error):
             name = f"{place}: {type(link).__name__}"
-            self.look_at_object(name, link)
-            frames = _after_own(link.__traceback__)
-            kept = traceback.TracebackException(type(link), link, frames, capture_locals=True)
-            self.look_at(f"{name}: frames", "".join(kept.format(chain=False)))
+            for attached in _with_attached(link):
+                self.look_at_object(f"{name}: {type(attached).__name__}", attached)
+            self.look_at(f"{name}: text", "".join(traceback.format_exception(link)))
+            for frame, _line in traceback.walk_tb(_after_own(link.__traceback__)):
+                for variable, value in frame.f_locals.items():
+                    self.look_at_value(f"{name}: {frame.f_code.co_qualname}: {variable}", value)
 
     def look_at_record(self, record: logging.LogRecord) -> None:
         place = f"log {record.name}"
@@ -58,7 +68,11 @@ class Hunt:
             self.look_at_error(place, record.exc_info[1])
 
     def leaks(self) -> list[str]:
-        pieces = {piece: name for secret, name in self.secrets.items() for piece in _pieces(secret)}
+        pieces = {
+            piece: name
+            for secret, name in self.secrets.items()
+            for piece in _windows(without_header(secret))
+        }
         found = {
             f"{place}: {pieces[piece]}"
             for place, text in self.seen
@@ -68,15 +82,54 @@ class Hunt:
         return sorted(found)
 
 
+def without_header(secret: str) -> str:
+    """A JWT's is public and the same in all of them."""
+    is_jwt = secret.startswith("eyJ") and secret.count(".") == 2
+    return secret.partition(".")[2] if is_jwt else secret
+
+
+def _texts(thing: object) -> Iterator[str]:
+    for show in (str, repr, lambda thing: str(thing[:SLICE])):
+        # Whatever the objects of others raise there.
+        with suppress(Exception):
+            yield show(thing)
+
+
+def _items(thing: object) -> list[object]:
+    if isinstance(thing, dict):
+        return [*thing.keys(), *thing.values()]
+    return list(thing) if isinstance(thing, list | tuple | set | frozenset) else []
+
+
+def _attributes(thing: object) -> Iterator[object]:
+    """One level of them: instance variables, slots and properties."""
+    if thing is None or isinstance(thing, str | bytes) or _is_code(thing):
+        return
+    for name in dir(thing):
+        if not name.startswith("__"):
+            with suppress(Exception):
+                value = getattr(thing, name)
+                if not _is_code(value):
+                    yield value
+
+
+def _is_code(thing: object) -> bool:
+    return inspect.isroutine(thing) or inspect.isclass(thing) or inspect.ismodule(thing)
+
+
+def _with_attached(error: BaseException) -> list[object]:
+    """The exception, its arguments, and the requests and responses that they hold."""
+    found: list[object] = [error, *error.args]
+    for holder in found:
+        history = getattr(holder, "history", [])
+        inner = [getattr(holder, name, None) for name in ("request", "response", "raw")]
+        found += [i for i in (*inner, *history) if i is not None and i not in found]
+    return found
+
+
 def _variants(text: str) -> set[str]:
     shown = html.unescape(text)
     return {text, shown, unquote(shown), unquote(unquote(shown))}
-
-
-def _pieces(secret: str) -> set[str]:
-    """Without a JWT's header, which is public and the same in all of them."""
-    is_jwt = secret.startswith("eyJ") and secret.count(".") == 2
-    return _windows(secret.partition(".")[2] if is_jwt else secret)
 
 
 def _windows(text: str) -> set[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread, enumerate
 from typing import Any
 
 import pytest
@@ -21,11 +21,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import django_ilert_oauth
-from django_ilert_oauth import flows, oauth_answers
-from django_ilert_oauth.client import IlertClient
+from django_ilert_oauth import flows
 from django_ilert_oauth.conf import NAMES
 from django_ilert_oauth.exceptions import IlertOAuthError, IlertUnavailableError
-from django_ilert_oauth.secret import Secret
+from django_ilert_oauth.oauth import responses
+from django_ilert_oauth.oauth.client import IlertClient
+from django_ilert_oauth.oauth.secret import Secret
+from django_ilert_oauth.oauth.transport import clock
 from django_ilert_oauth.session import IlertSession
 from tests.conftest import AccountFactory
 from tests.wire import RawServer, raw_server, saying
@@ -44,7 +46,7 @@ each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 def ask(api_url: str, call: Callable[[IlertClient], object] = CALLS["refresh"]) -> object:
     with IlertClient(
-        api_url=api_url, client_id="the-client", client_secret="secret", timeout=(5, 5)
+        api_url=api_url, client_id="the-client", client_secret=Secret("secret"), timeout=(5, 5)
     ) as ilert:
         return call(ilert)
 
@@ -55,7 +57,7 @@ def unavailable(api_url: str, call: Callable[[IlertClient], object]) -> IlertUna
     return caught.value
 
 
-# Answers without an end
+# Responses without an end
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNK = b" " * 65536
@@ -80,13 +82,13 @@ def endless(head: bytes, piece: bytes, sent: list[int]) -> Callable[[socket.sock
 
 @each_call
 @pytest.mark.parametrize(("head", "piece"), BOMBS.values(), ids=BOMBS)
-def test_an_answer_without_an_end_is_read_up_to_a_bound(
+def test_a_response_without_an_end_is_read_up_to_a_bound(
     call: Callable[[IlertClient], object], head: bytes, piece: bytes
 ) -> None:
     sent: list[int] = []
     with raw_server(endless(head, piece, sent)) as server:
         error = unavailable(server.url, call)
-    assert error.code == "unusable_answer"
+    assert error.code == "unusable_response"
     assert sum(sent) < MOST_SENT
 
 
@@ -101,9 +103,9 @@ def test_a_gzip_bomb_is_unpacked_up_to_a_bound(
     encoding = ", ".join(["gzip"] * layers).encode()
     head = HEAD + b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (encoding, len(bomb))
     parsed: list[object] = []
-    monkeypatch.setattr(oauth_answers, "_parse", parsed.append)
+    monkeypatch.setattr(responses, "_parse_object", parsed.append)
     with raw_server(lambda connection, _: connection.sendall(head + bomb)) as server:
-        assert unavailable(server.url, call).code == "unusable_answer"
+        assert unavailable(server.url, call).code == "unusable_response"
     assert parsed == []
 
 
@@ -137,12 +139,16 @@ class TlsServer:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate)
         self.received: list[bytes] = []
+        #: What is received is responded to once it is set.
+        self.responds = Event()
+        self.responds.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = Thread(target=self._serve, args=(context,), daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        self.responds.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join()
@@ -155,6 +161,7 @@ class TlsServer:
                 return
             with suppress(OSError), context.wrap_socket(connection, server_side=True) as inside:
                 self.received.append(inside.recv(65536))
+                self.responds.wait(5)
                 inside.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
 
@@ -187,13 +194,16 @@ def tls_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TlsS
 
 
 @each_call
-def test_a_certificate_that_nobody_signed_gets_no_secret(
-    tls_server: TlsServer, call: Callable[[IlertClient], object]
+def test_a_certificate_that_nobody_signed_gets_no_secret_and_is_named_in_the_log(
+    tls_server: TlsServer,
+    call: Callable[[IlertClient], object],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.raises(IlertUnavailableError) as caught:
         ask(tls_server.url, call)
     assert caught.value.code == "unreachable"
     assert tls_server.received == []
+    assert "ilert could not be reached: SSLError (SSLCertVerificationError)" in caplog.messages
 
 
 def test_a_certificate_for_another_host_gets_no_secret(
@@ -213,6 +223,20 @@ def test_a_site_may_trust_a_certificate_authority_of_its_own(
     monkeypatch.setenv(variable, str(tls_server.certificate))
     ask(tls_server.url, CALLS["current_user"])
     assert b"a-secret-that-must-not-arrive" in tls_server.received[0]
+
+
+def test_a_response_within_tls_is_waited_for_until_the_deadline_only(
+    tls_server: TlsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tls_server.certificate))
+    tls_server.responds.clear()
+    with pytest.raises(IlertUnavailableError) as caught:
+        ask(tls_server.url, lambda ilert: ilert.refresh(SECRET, deadline=clock() + 0.5))
+    assert caught.value.code == "timeout"
+    for thread in enumerate():
+        if thread.name == "ilert-request":
+            thread.join(2)
+            assert not thread.is_alive()
 
 
 def test_a_bundle_that_is_not_there_is_a_documented_error(

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 
-from django_ilert_oauth import flows, transport
+from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import IlertOAuthError, ReconnectRequiredError
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
+from django_ilert_oauth.oauth import transport
 
 API_URL = "https://ilert.test"
 CALLBACK, CONNECT, ACCOUNTS = "/ilert/callback/", "/ilert/connect/", "/ilert/"
@@ -79,7 +80,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Answers:
 
 @pytest.fixture
 def callback(user: User) -> Callable[[], HttpRequest]:
-    """A request with a good state and a code, of a fresh attempt."""
+    """A request with a good state and a code, of a fresh authorization request."""
     session = SessionStore()
 
     def make() -> HttpRequest:
@@ -299,7 +300,7 @@ def _scope_of(reply: tuple[int, bytes]) -> list[Any]:
         return []
 
 
-# The way back
+# The callback
 
 names = st.one_of(
     st.sampled_from(["state", "code", "error", "error_description", "iss", "next"]),

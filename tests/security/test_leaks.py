@@ -16,19 +16,21 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
 import requests
+from asgiref.sync import async_to_sync
 from celery import Celery
 from celery.exceptions import Retry
 from django.contrib.auth.models import User
-from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from django_ilert_oauth import flows, tasks, transport
+from django_ilert_oauth import flows, tasks
 from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.session import IlertSession
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
 from tests.security import site
-from tests.security.transports import echo, interrupted
+from tests.security.database import refused_by_database
+from tests.security.transports import Elsewhere, echo, interrupted
 from tests.security.world import ADMIN, CONNECT, World
 
 Verb = Callable[[World], object]
@@ -85,9 +87,28 @@ def task(world: World) -> None:
 
 
 def use(world: World) -> object:
+    """What a server sends back is the caller's: only the status is looked at."""
     with IlertSession(account_of(world), max_wait=0) as session:
         world.hunt.look_at_object("session", session)
         return session.get("/api/users/current").status_code
+
+
+def use_with_old_token(world: World) -> object:
+    ConnectedAccount.objects.update(access_token_expires_at=timezone.now())
+    return use(world)
+
+
+def use_and_raise(world: World) -> object:
+    with IlertSession(account_of(world), max_wait=0) as session:
+        response = session.get("/api/users/current")
+        world.hunt.look_at_object("response", response)
+        response.raise_for_status()
+        return list(session.list("/api/alert-sources"))
+
+
+def revoke_pending(world: World) -> object:
+    flows.disconnect(account_of(world))
+    return flows.revoke_pending()
 
 
 def delete(world: World) -> None:
@@ -119,6 +140,9 @@ VERBS: dict[str, Verb] = {
     "connect by flow": lambda world: flows.finish_connect(world.request(world.callback_url)),
     "reconnect": callback,
     "refresh": lambda world: flows.refresh(account_of(world), force=True),
+    "refresh in async code": lambda world: async_to_sync(flows.arefresh)(
+        account_of(world), force=True
+    ),
     "bulk refresh": bulk,
     "refresh by command": command(*REFRESH_COMMAND),
     "refresh by command as JSON": command(*REFRESH_COMMAND, "--json"),
@@ -131,7 +155,10 @@ VERBS: dict[str, Verb] = {
     "check by command as JSON": command("check_ilert_accounts", "--json"),
     "check by command, dry run": command("check_ilert_accounts", "--dry-run"),
     "use": use,
+    "use with an old token": use_with_old_token,
+    "use and raise": use_and_raise,
     "disconnect": disconnect,
+    "revoke pending": revoke_pending,
     "disconnect in the admin": admin_action("disconnect_accounts"),
     "delete": delete,
     "rotate": rotate,
@@ -144,6 +171,7 @@ ENDPOINTS = {
     "connect by flow": ["/token", "/token_info"],
     "reconnect": ["/token_info", "/revoke"],
     "refresh": ["/token"],
+    "refresh in async code": ["/token"],
     "bulk refresh": ["/token"],
     "refresh by command": ["/token"],
     "refresh by task": ["/token"],
@@ -151,6 +179,8 @@ ENDPOINTS = {
     "check": ["/token_info"],
     "check by command": ["/token_info"],
     "use": ["/current"],
+    "use with an old token": ["/token"],
+    "revoke pending": ["/revoke"],
     "disconnect": ["/revoke"],
     "delete": ["/revoke"],
 }
@@ -202,9 +232,13 @@ TROUBLES: dict[str, Callable[[str], Trouble]] = {
 MORE_TROUBLES: dict[str, Callable[[str], Trouble]] = {
     "echo with 307": echoing(307),
     "echo with 401": echoing(401),
+    "echo with 403": echoing(403),
     "echo with 429": echoing(429),
     "echo with 500": echoing(500),
+    "echo as HTML": travelling(lambda endpoint: echo(endpoint, 502, as_html=True)),
     "a library's error": raising(requests.ConnectionError("connection lost")),
+    "a timeout": raising(requests.ReadTimeout("timed out")),
+    "nobody who listens": travelling(Elsewhere),
     "dropped": standin_fault(Fault(drop=True)),
     "truncated": standin_fault(Fault(status=200, body='{"access_token": "abcdefghijklmnopqr')),
     "invalid grant": standin_fault(Fault(status=401, body='{"code": "invalid_grant"}')),
@@ -212,24 +246,16 @@ MORE_TROUBLES: dict[str, Callable[[str], Trouble]] = {
     "Ctrl-C": raising(KeyboardInterrupt()),
 }
 #: Each trouble at these; those at the others are kinds of the same.
-FULLY = {("connect by flow", "/token"), ("refresh", "/token"), ("use", "/current")}
+FULLY = {
+    ("connect by flow", "/token"),
+    ("refresh", "/token"),
+    ("use", "/current"),
+    ("use with an old token", "/token"),
+}
 
 
-def refused_by_database(start: str, table: str) -> Trouble:
-    """Once, as a database does, whose errors quote the row."""
-
-    def at(world: World) -> AbstractContextManager[object]:
-        waiting = [start]
-
-        def refuse(execute: Any, sql: str, params: Any, *args: Any) -> Any:
-            if waiting and sql.startswith(start) and table in sql:
-                waiting.clear()
-                raise DatabaseError(f"{sql} failed for {params}")
-            return execute(sql, params, *args)
-
-        return connection.execute_wrapper(refuse)
-
-    return at
+def refused(start: str, table: str) -> Trouble:
+    return lambda world: refused_by_database(start, table)
 
 
 def setting(name: str, change: Callable[[Any], Any]) -> Trouble:
@@ -245,8 +271,26 @@ def setting(name: str, change: Callable[[Any], Any]) -> Trouble:
     return at
 
 
+def responding(endpoint: str, fault: Fault) -> Trouble:
+    def at(world: World) -> AbstractContextManager[None]:
+        world.ilert.add_fault(endpoint, fault, times=None)
+        return nullcontext()
+
+    return at
+
+
+ERROR_RESPONSES = {
+    "a 401": Fault(401, '{"code": "UNAUTHORIZED"}'),
+    "a 403": Fault(403, '{"code": "OAUTH2_SCOPE_ERROR"}'),
+    "a 500": Fault(500),
+    "HTML": Fault(200, "<!doctype html>"),
+    "a redirect": Fault(302, headers={"Location": "http://127.0.0.1:9/"}),
+    "nothing": Fault(drop=True),
+}
+
+
 def callback_with(**changes: str) -> Trouble:
-    """Where another tab's attempt is under way."""
+    """Where another tab is on its way to ilert."""
 
     def at(world: World) -> AbstractContextManager[None]:
         world.begin()
@@ -276,10 +320,11 @@ def renamed(world: World) -> AbstractContextManager[object]:
 
 def renamed_in_vain(world: World) -> AbstractContextManager[object]:
     renamed(world)
-    return refused_by_database("UPDATE", ACCOUNT)(world)
+    return refused_by_database("UPDATE", ACCOUNT)
 
 
 ACCOUNT, SESSION = "connectedaccount", "django_session"
+REQUEST = "authorizationrequest"
 PENDING = "pendingrevocation"
 KEYS, SECRET = "ILERT_OAUTH_ENCRYPTION_KEYS", "ILERT_OAUTH_CLIENT_SECRET"
 LOST_KEY = setting(KEYS, lambda keys: ["n9SOr2BMbgmqLgR6nhSKYh2Y9XRyNfl_C_kC-sWmSRE="])
@@ -289,9 +334,18 @@ MISCONFIGURED: dict[str, Trouble] = {
     "one bad key of two": setting(KEYS, lambda keys: [*keys, keys[0][:-8]]),
     "a text for a list of keys": setting(KEYS, lambda keys: keys[0]),
 }
-SESSION_TROUBLES: dict[str, Trouble] = {
-    "no session can be read": refused_by_database("SELECT", SESSION),
-    "no session can be written": refused_by_database("UPDATE", SESSION),
+NO_USER = refused("SELECT", "auth_user")
+NO_SESSION = refused("SELECT", SESSION)
+BEFORE_THE_VIEW = (NO_USER, NO_SESSION)
+LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+START_TROUBLES: dict[str, Trouble] = {
+    "no session can be read": NO_SESSION,
+    "no authorization request can be made": refused("INSERT", REQUEST),
+}
+FINISH_TROUBLES: dict[str, Trouble] = {
+    "no session can be read": NO_SESSION,
+    "no authorization request can be read": refused("SELECT", REQUEST),
+    "no authorization request can be consumed": refused("UPDATE", REQUEST),
 }
 CALLBACK_TROUBLES: dict[str, Trouble] = {
     "a forged state": callback_with(state="state=forged"),
@@ -301,49 +355,54 @@ CALLBACK_TROUBLES: dict[str, Trouble] = {
     "a replay": used_before,
 }
 LOCAL_TROUBLES: dict[str, dict[str, Trouble]] = {
-    "start": {"no user can be read": refused_by_database("SELECT", "auth_user")},
-    "start by flow": SESSION_TROUBLES,
+    "start": {"no user can be read": NO_USER},
+    "start by flow": START_TROUBLES,
     "connect": {
-        "no user can be read": refused_by_database("SELECT", "auth_user"),
-        "no account can be read": refused_by_database("SELECT", ACCOUNT),
-        "no account can be made": refused_by_database("INSERT", ACCOUNT),
+        "no user can be read": NO_USER,
+        "no account can be read": refused("SELECT", ACCOUNT),
+        "no account can be made": refused("INSERT", ACCOUNT),
         "a lost session": session_gone,
-        **SESSION_TROUBLES,
+        **FINISH_TROUBLES,
         **CALLBACK_TROUBLES,
         **MISCONFIGURED,
     },
     "connect by flow": {
-        "no account can be made": refused_by_database("INSERT", ACCOUNT),
-        **SESSION_TROUBLES,
+        "no account can be made": refused("INSERT", ACCOUNT),
+        **FINISH_TROUBLES,
         **CALLBACK_TROUBLES,
         **MISCONFIGURED,
     },
     "reconnect": {
-        "no account can be written": refused_by_database("UPDATE", ACCOUNT),
-        "no revocation can be kept": refused_by_database("INSERT", PENDING),
+        "no account can be written": refused("UPDATE", ACCOUNT),
+        "no revocation can be kept": refused("INSERT", PENDING),
         "a lost key": LOST_KEY,
     },
     "refresh": {
-        "no account can be written": refused_by_database("UPDATE", ACCOUNT),
-        "no account can be read": refused_by_database("SELECT", ACCOUNT),
+        "no account can be written": refused("UPDATE", ACCOUNT),
+        "no account can be read": refused("SELECT", ACCOUNT),
         "a lost key": LOST_KEY,
         "another ilert": setting("ILERT_OAUTH_API_URL", lambda url: "https://ilert.invalid"),
         **MISCONFIGURED,
     },
-    "bulk refresh": {"no account can be written": refused_by_database("UPDATE", ACCOUNT)},
+    "bulk refresh": {"no account can be written": refused("UPDATE", ACCOUNT)},
     "check": {
         "a new name": renamed,
         "a new name that cannot be written": renamed_in_vain,
         "a lost key": LOST_KEY,
     },
+    "use and raise": {
+        f"{name} from {endpoint}": responding(endpoint, fault)
+        for endpoint in ("users/current", "alert-sources")
+        for name, fault in ERROR_RESPONSES.items()
+    },
     "disconnect": {
-        "no account can be written": refused_by_database("UPDATE", ACCOUNT),
-        "no revocation can be kept": refused_by_database("INSERT", PENDING),
-        "no revocation can be ended": refused_by_database("DELETE", PENDING),
+        "no account can be written": refused("UPDATE", ACCOUNT),
+        "no revocation can be kept": refused("INSERT", PENDING),
+        "no revocation can be ended": refused("DELETE", PENDING),
         **MISCONFIGURED,
     },
-    "delete": {"no account can be deleted": refused_by_database("DELETE", ACCOUNT)},
-    "rotate": {"no account can be written": refused_by_database("UPDATE", ACCOUNT)},
+    "delete": {"no account can be deleted": refused("DELETE", ACCOUNT)},
+    "rotate": {"no account can be written": refused("UPDATE", ACCOUNT)},
     "rotate by command": {"a lost key": LOST_KEY},
 }
 
@@ -377,6 +436,12 @@ def test_nothing_leaks(
     if verb in WITH_CALLBACK:
         world.callback_url = world.begin()
     world.learn()
+    if (
+        trouble in BEFORE_THE_VIEW
+        and verb == "connect"
+        and LOGIN_REQUIRED in world.settings.MIDDLEWARE
+    ):
+        pytest.skip("Django's middleware asks for the user before the callback can do anything.")
 
     def act() -> object:
         with django_capture_on_commit_callbacks(execute=True):
@@ -494,7 +559,7 @@ def test_no_copy_of_the_address_leaks_where_the_callback_breaks(
     world: World, copy: str, spelling: str
 ) -> None:
     url = world.begin()
-    with refused_by_database("INSERT", ACCOUNT)(world):
+    with refused_by_database("INSERT", ACCOUNT):
         extra: Any = {copy: SPELLINGS[spelling](url)}
         response: Any = world.browser.get(odd_names(url), **extra)
     assert response.status_code == 500
@@ -508,7 +573,7 @@ def test_no_copy_of_the_address_leaks_where_the_callback_breaks(
 def test_the_hunt_finds_a_piece_of_a_secret_anywhere(world: World, place: str) -> None:
     account = world.make_account()
     world.learn()
-    piece = str(account.refresh_token)[-20:-6]
+    piece = account.refresh_token.reveal()[-20:-6]
     if place == "log":
         logging.getLogger("anything").debug("it is %s", piece)
     elif place == "page":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -11,16 +12,17 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from django_ilert_oauth import state, transport
+from django_ilert_oauth.internal import authorization_request
 from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.oauth import transport
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
-from tests.flows.beside import Acting, at_once
+from tests.flows.beside import Acting, at_once, beside
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 ACCOUNTS, CONNECT = "/ilert/", "/ilert/connect/"
-ENDED = b"This attempt to connect has ended"
+ENDED = b"This request to connect has ended"
 ENGINES = ["cache", "cached_db", "db", "file", "signed_cookies"]
 
 
@@ -54,17 +56,16 @@ def twin(browser: Client) -> Client:
 
 @pytest.fixture
 def all_have_looked(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Holds so many callbacks until each has found the attempt in the session, unused."""
+    """Holds so many callbacks until each has found the authorization request, unused."""
 
     def hold(count: int) -> None:
-        barrier, find = Barrier(count, timeout=30), vars(state)["_find"]
+        barrier, consume = Barrier(count, timeout=30), authorization_request.consume
 
-        def find_and_wait(*args: Any) -> Any:
-            found = find(*args)
+        def wait_and_consume(found: Any) -> Any:
             barrier.wait()
-            return found
+            return consume(found)
 
-        monkeypatch.setattr(state, "_find", find_and_wait)
+        monkeypatch.setattr(authorization_request, "consume", wait_and_consume)
 
     return hold
 
@@ -85,7 +86,7 @@ def test_of_callbacks_at_the_same_moment_one_sends_the_code(
     assert ConnectedAccount.objects.get().status == "connected"
 
 
-def test_a_callback_while_another_has_the_attempt_sends_nothing_and_says_so(
+def test_a_callback_while_another_has_the_request_sends_nothing_and_says_so(
     visitor: Client,
     callback_url: str,
     ilert: StandIn,
@@ -93,43 +94,62 @@ def test_a_callback_while_another_has_the_attempt_sends_nothing_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     other, pages = twin(visitor), list[Any]()
-    meanwhile = Acting(before=lambda: pages.append(other.get(callback_url, follow=True)))
+    look = partial(beside, lambda: pages.append(other.get(callback_url, follow=True)))
+    meanwhile = Acting(before=look)
     monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, meanwhile)
     assert visitor.get(callback_url)["Location"] == "/after/"
     [page] = pages
     assert page.redirect_chain == [(ACCOUNTS, 302)]
     assert ENDED in page.content
     assert len(ilert.token_requests) == 1
-    assert b"grace @ acme" in other.get(callback_url, follow=True).content
+    assert other.get(callback_url)["Location"] == "/after/"
 
 
-def test_a_callback_with_the_session_of_before_lands_where_a_reload_does(
-    visitor: Client, callback_url: str, ilert: StandIn
+def test_a_session_that_another_tab_has_put_back_changes_nothing(
+    visitor: Client, ilert: StandIn
 ) -> None:
-    before = visitor.session
-    replayed = twin(visitor)
-    visitor.get(callback_url)
+    """As a response does that has read the session before and writes it after."""
+    before, older = visitor.session, twin(visitor)
+    leave: Any = visitor.post(CONNECT, {"next": "/after/"})
     before.save()
-    page = replayed.get(callback_url, follow=True)
-    assert page.redirect_chain == [(ACCOUNTS, 302)]
-    assert ENDED not in page.content
-    assert b"grace @ acme" in page.content
+    callback_url = authorize(leave["Location"])
+    assert older.get(callback_url)["Location"] == "/after/"
+    before.save()
+    page = twin(older).get(callback_url)
+    assert page["Location"] == "/after/"
     assert len(ilert.token_requests) == 1
-    assert "code_verifier" not in str(replayed.session[state.SESSION_KEY])
 
 
 @pytest.mark.parametrize("outcome", ["deleted", "failed"])
-def test_a_callback_with_the_session_of_before_is_refused_where_nothing_is_connected(
+def test_a_callback_again_is_refused_where_nothing_is_connected(
     visitor: Client, callback_url: str, ilert: StandIn, outcome: str
 ) -> None:
-    before = visitor.session
-    replayed = twin(visitor)
     if outcome == "failed":
         ilert.add_fault("token", Fault(500))
     visitor.get(callback_url)
     ConnectedAccount.objects.all().delete()
-    before.save()
-    page = replayed.get(callback_url, follow=True)
+    page = twin(visitor).get(callback_url, follow=True)
     assert page.redirect_chain == [(ACCOUNTS, 302)]
     assert ENDED in page.content
     assert len(ilert.token_requests) == 1
+
+
+def test_another_browser_of_the_same_user_is_refused(
+    visitor: Client, callback_url: str, user: User, ilert: StandIn
+) -> None:
+    elsewhere = Client()
+    elsewhere.force_login(user)
+    assert elsewhere.get(callback_url)["Location"] == ACCOUNTS
+    assert ilert.token_requests == []
+
+
+@pytest.mark.parametrize("kept_in", ["db", "signed_cookies"], indirect=True)
+@pytest.mark.parametrize("in_session", [True, False])
+def test_wherever_the_csrf_token_is_kept_and_whoever_lacks_its_cookie_a_user_can_connect(
+    visitor: Client, ilert: StandIn, settings: Any, in_session: bool
+) -> None:
+    settings.CSRF_USE_SESSIONS = in_session
+    visitor.get(CONNECT)
+    leave: Any = visitor.post(CONNECT, {"next": "/after/"})
+    visitor.cookies.pop(settings.CSRF_COOKIE_NAME, None)
+    assert visitor.get(authorize(leave["Location"]))["Location"] == "/after/"

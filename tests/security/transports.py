@@ -29,8 +29,23 @@ class Misbehaving(HTTPAdapter):
         return response
 
 
-def echo(endpoint: str, status: int) -> Misbehaving:
-    """Sends back all that it was sent, wherever an answer has room for it."""
+class Elsewhere(HTTPAdapter):
+    """Where nobody listens: the frames of the libraries hold the request."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+
+    def send(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> requests.Response:
+        if request.path_url.endswith(self._endpoint):
+            request.url = f"http://127.0.0.1:9{request.path_url}"
+        return super().send(request, *args, **kwargs)
+
+
+def echo(endpoint: str, status: int, *, as_html: bool = False) -> Misbehaving:
+    """Sends back all that it was sent, wherever a response has room for it."""
 
     def act(request: requests.PreparedRequest) -> HTTPResponse:
         body_sent = str(request.body)
@@ -39,7 +54,8 @@ def echo(endpoint: str, status: int) -> Misbehaving:
         body: dict[str, object] = dict.fromkeys(names, sent)
         body["access_token"] = [sent]
         headers = {"Location": f"/elsewhere?{body_sent}", "X-Sent": sent, "Retry-After": "0"}
-        return _response(json.dumps(body).encode(), status, headers)
+        text = f"<!doctype html><p>{sent}" if as_html else json.dumps(body)
+        return _response(text.encode(), status, headers)
 
     return Misbehaving(endpoint, act)
 

@@ -21,6 +21,7 @@ class Command(BulkCommand):
                 due,
                 concurrency=options["concurrency"],
                 per_minute=options["per_minute"],
+                mark_ended=options["mark_ended"],
                 limit=options["limit"],
                 on_progress=on_progress,
                 stop=stop,

@@ -23,21 +23,21 @@ def duration(text: str) -> timedelta:
 
 
 class Command(BulkCommand):
-    help = "Renews the ilert tokens that are about to expire, and ends grants left to be ended."
-    verb, participle = "renew", "renewed"
+    help = "Refreshes the ilert tokens that are about to expire, and sends pending revocations."
+    verb, participle = "refresh", "refreshed"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--within",
             type=duration,
             default=timedelta(minutes=15),
-            help="renew what expires within this time: 90s, 15m, 2h, 1d (default: 15m)",
+            help="refresh what expires within this time: 90s, 15m, 2h, 1d (default: 15m)",
         )
         super().add_arguments(parser)
         parser.add_argument(
             "--force",
             action="store_true",
-            help="also those renewed less than ILERT_OAUTH_MIN_REFRESH_INTERVAL ago",
+            help="also those refreshed less than ILERT_OAUTH_MIN_REFRESH_INTERVAL ago",
         )
         parser.add_argument(
             "--retry-reconnect-required",
@@ -55,19 +55,16 @@ class Command(BulkCommand):
                 concurrency=options["concurrency"],
                 per_minute=options["per_minute"],
                 force=options["force"],
+                mark_ended=options["mark_ended"],
                 retry_reconnect_required=options["retry_reconnect_required"],
                 limit=options["limit"],
                 on_progress=on_progress,
                 stop=stop,
             )
-            revocations = (
-                None
-                if result.stopped
-                else flows.revoke_pending(per_minute=options["per_minute"], stop=stop)
-            )
+            revocations = flows.revoke_pending(per_minute=options["per_minute"], stop=stop)
         self._report(result, revocations, as_json=options["json"])
-        is_all_ended = revocations is None or not revocations.left
-        self.exit(result, received, is_all_done=not result.failed and is_all_ended)
+        is_all_done = not (result.failed or revocations.failures)
+        self.exit(result, received, is_all_done=is_all_done)
 
     def _due(self, options: dict[str, Any]) -> ConnectedAccountQuerySet:
         rows = self.chosen(options["account"])
@@ -76,19 +73,22 @@ class Command(BulkCommand):
         return rows if options["account"] else rows.expiring(within=options["within"])
 
     def _report(
-        self,
-        result: flows.BulkResult,
-        revocations: flows.RevocationResult | None,
-        *,
-        as_json: bool,
+        self, result: flows.BulkResult, revocations: flows.RevocationResult, *, as_json: bool
     ) -> None:
         counts = {
             "refreshed": result.refreshed,
             "skipped": result.skipped,
-            "revoked": revocations.revoked if revocations else 0,
-            "revocations_left": revocations.left if revocations else None,
+            "revoked": revocations.revoked,
+            "pending_revocations": revocations.left,
+            "revocations_given_up": revocations.given_up,
+            "revocation_failures": revocations.failures,
         }
-        line = f"{result.refreshed} renewed, {result.failed} failed, {result.skipped} skipped"
-        if revocations is not None:
-            line += f"; {revocations.revoked} grants ended, {revocations.left} left to be ended"
-        self.report(result, counts, f"{line}.", as_json=as_json)
+        if not as_json:
+            for pk, code in revocations.failures.items():
+                self.stderr.write(f"Revocation {pk} failed: {code}")
+        line = (
+            f"{result.refreshed} refreshed, {result.failed} failed, {result.skipped} skipped; "
+            f"{revocations.revoked} grants revoked, {revocations.left} revocations pending, "
+            f"{revocations.given_up} given up."
+        )
+        self.report(result, counts, line, as_json=as_json)

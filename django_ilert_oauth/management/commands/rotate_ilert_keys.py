@@ -5,10 +5,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from django_ilert_oauth import flows
+from django_ilert_oauth.management.console import printable
 
 
 class Command(BaseCommand):
-    help = "Encrypts stored ilert tokens anew under the first of ILERT_OAUTH_ENCRYPTION_KEYS."
+    help = "Re-encrypts stored ilert tokens under the first of ILERT_OAUTH_ENCRYPTION_KEYS."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--dry-run", action="store_true", help="count; write nothing")
@@ -16,9 +17,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         result = flows.rotate_keys(dry_run=options["dry_run"])
         for name in result.unreadable:
-            self.stderr.write(f"No configured key opens the tokens of {name}.")
+            shown = printable(name, self.stderr)
+            self.stderr.write(f"No configured key opens the tokens of {shown}.")
         self.stdout.write(
-            f"{result.rotated} encrypted anew, {result.current} were under the first key already, "
+            f"{result.rotated} re-encrypted, {result.current} were under the first key already, "
             f"{result.on_old_keys} on old keys, {len(result.unreadable)} cannot be read."
         )
         if result.unreadable:

@@ -1,0 +1,39 @@
+"""The token that ``IlertSession`` and ``IlertAuth`` send."""
+
+from __future__ import annotations
+
+import logging
+
+from . import flows
+from .conf import conf
+from .exceptions import IlertOAuthError
+from .flows._refresh import refresh_refused
+from .models import ConnectedAccount
+from .oauth.secret import Secret
+
+logger = logging.getLogger(__name__)
+
+
+class Bearer:
+    """An account whose token is decrypted once, and not for each request."""
+
+    def __init__(self, account: ConnectedAccount) -> None:
+        self.account = account
+        self._decrypted = ("", Secret())
+
+    def token(self) -> Secret:
+        ciphertext, token = self._decrypted
+        stored = self.account.access_token_ciphertext
+        if ciphertext != stored or not self.account.is_fresh(conf.refresh_margin):
+            token = Secret(flows.get_access_token(self.account))
+            # Of no use where another thread, or a refresh, has replaced it meanwhile.
+            self._decrypted = (stored, token)
+        return token
+
+    def replace(self, refused: Secret) -> bool:
+        """Whether the account has another token now than the one that a 401 has refused."""
+        try:
+            refresh_refused(self.account, refused)
+        except IlertOAuthError as error:
+            logger.warning("Account %s: no new token after a 401: %s", self.account.pk, error.code)
+        return self.account.access_token not in ("", refused)

@@ -1,0 +1,1 @@
+"""What ``IlertSession`` is made of. No Django."""

@@ -1,0 +1,94 @@
+"""Many accounts checked in one run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from django_ilert_oauth.exceptions import IlertOAuthError
+from django_ilert_oauth.flows._check import check_steps
+from django_ilert_oauth.flows._lease import Look
+from django_ilert_oauth.flows._refresh import is_too_early, refresh_steps
+from django_ilert_oauth.flows._refresh_request import Outcome, Requester
+from django_ilert_oauth.flows._steps import Steps
+from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet
+
+from .account_queue import AccountQueue
+from .runner import MAX_ATTEMPTS, Run, RunResult
+
+
+@dataclass
+class CheckResult(RunResult):
+    """``changed`` of those ``checked`` had another tenant, username or scope at ilert."""
+
+    checked: int = 0
+    changed: int = 0
+
+    @property
+    def done(self) -> int:
+        return self.checked + self.failed
+
+
+def check_many(
+    queryset: ConnectedAccountQuerySet,
+    *,
+    concurrency: int = 4,
+    per_minute: int | None = None,
+    mark_ended: bool = False,
+    limit: int | None = None,
+    on_progress: Callable[[CheckResult], None] | None = None,
+    on_done: Callable[[Any], None] | None = None,
+    stop: threading.Event | None = None,
+) -> CheckResult:
+    """Checks each account once; one failure never stops the rest.
+
+    Rate limited, stopped and raising as ``refresh_many``, which see: where tokens have to be
+    refreshed, an ``invalid_grant`` counts as it does there.
+    """
+    return _Checking(
+        CheckResult(),
+        partial(AccountQueue, queryset),
+        concurrency=concurrency,
+        per_minute=per_minute,
+        mark_ended=mark_ended,
+        limit=limit,
+        on_progress=on_progress,
+        on_done=on_done,
+        stop=stop,
+    ).execute()
+
+
+class _Checking(Run[CheckResult]):
+    name = "check_many"
+
+    def _next(self) -> Look | None:
+        return self._queue.next()
+
+    def _steps(self, look: Look, requester: Requester) -> Steps[Outcome | None]:
+        for _ in range(MAX_ATTEMPTS):
+            outcome = yield from self._check(look, requester)
+            if not self._pause_after(outcome):
+                break
+        return outcome
+
+    def _check(self, look: Look, requester: Requester) -> Steps[Outcome]:
+        refresh = partial(self._refresh, requester)
+        try:
+            has_changed = yield from check_steps(look.account, requester, refresh)
+        except IlertOAuthError as error:
+            return Outcome(error=error.with_traceback(None))
+        self._result.changed += has_changed
+        return Outcome()
+
+    def _refresh(self, requester: Requester, account: ConnectedAccount) -> Steps[Outcome]:
+        outcome = yield from refresh_steps(account, requester, is_too_early)
+        if outcome.refreshed:
+            self._guard.succeeded()
+        return outcome
+
+    def _count(self, outcome: Outcome) -> bool:
+        self._result.checked += 1
+        return True

@@ -1,0 +1,97 @@
+"""Whom a run believes: that grants have ended, or that its own credentials are wrong.
+
+No code is documented for a wrong client secret; it may look like ``invalid_grant``. So:
+
+- Once one account of the run has been refreshed, the credentials are right and every
+  ``invalid_grant``, earlier ones included, ends its grant.
+- Until then each is deferred: noted on the account, which stays connected.
+- A run with nothing but refusals marks nobody.
+- ``mark_ended`` settles it: then each ``invalid_grant`` is believed.
+- ``invalid_client`` ends a run at once.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Q
+
+from django_ilert_oauth.exceptions import IlertOAuthError, IlertRejectedError
+from django_ilert_oauth.flows._lease import Lease, look_at_many
+from django_ilert_oauth.flows._refresh_request import Outcome, Refusal, end_grant, note_failure
+from django_ilert_oauth.flows._steps import Steps, run_now
+from django_ilert_oauth.internal.db import database_now
+from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.models import ConnectedAccount, Status
+
+CLIENT_CODES = frozenset({"invalid_client", "unauthorized_client"})
+#: Rows that are read at once.
+PAGE = 100
+
+
+class CredentialGuard:
+    def __init__(self, *, mark_ended: bool) -> None:
+        self._believes = mark_ended
+        #: Whose each deferred refusal is, and when it was noted, by pk.
+        self._deferred: dict[Any, tuple[UUID, datetime | None]] = {}
+
+    @property
+    def has_nothing_but_refusals(self) -> bool:
+        return bool(self._deferred)
+
+    def refused(self, refusal: Refusal) -> Steps[Outcome]:
+        # Without a status no token was sent: then there is none.
+        if self._believes or not refusal.status:
+            return (yield from end_grant(refusal))
+        error = IlertRejectedError(
+            "ilert refused the grant; not believed yet.",
+            code="invalid_grant",
+            status=refusal.status,
+        )
+        outcome = yield from note_failure(refusal.lease, error)
+        self._deferred[refusal.account.pk] = _noted(refusal.account)
+        if self._believes:
+            self.succeeded()
+        return outcome
+
+    def succeeded(self) -> None:
+        self._believes = True
+        while self._deferred:
+            pks = list(self._deferred)[:PAGE]
+            for look in look_at_many(pks):
+                account = look.account
+                if _noted(account) == self._deferred[account.pk]:
+                    # The lease was given back when the refusal was noted.
+                    run_now(end_grant(Refusal(Lease("", look, 0, 0), status=0))).announce(account)
+            for pk in pks:
+                del self._deferred[pk]
+
+
+def _noted(account: ConnectedAccount) -> tuple[UUID, datetime | None]:
+    return account.uuid, account.last_error_at
+
+
+def rejects_client(error: IlertOAuthError | None) -> bool:
+    return error is not None and error.code in CLIENT_CODES
+
+
+#: So many refusals and nothing else speak against the credentials of a fleet ...
+MIN_REFUSALS = 10
+#: ... within this time.
+WINDOW = timedelta(hours=1)
+
+
+def credentials_seem_wrong() -> bool:
+    """Whether the last responses to all of this site's processes were refusals, and enough."""
+    refused = account_rows().filter(
+        status=Status.RECONNECT_REQUIRED,
+        last_error="invalid_grant",
+        last_error_at__gt=database_now(database()) - WINDOW,
+    )
+    times = refused.order_by("-last_error_at").values_list("last_error_at", flat=True)
+    since = times[MIN_REFUSALS - 1 : MIN_REFUSALS].first()
+    if since is None:
+        return False
+    return not account_rows().filter(Q(refreshed_at__gt=since) | Q(connected_at__gt=since)).exists()

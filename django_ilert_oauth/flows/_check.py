@@ -1,0 +1,144 @@
+"""Asking ilert what an account's token is good for, and whose it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from django_ilert_oauth.exceptions import IlertRejectedError, IlertUnavailableError
+from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.oauth.responses import TokenInfo
+
+from ._lease import Look, look_at
+from ._refresh import conclude, is_too_early, refresh_by
+from ._refresh_request import ERROR_COLUMNS, Outcome, Requester
+from ._steps import Steps, run_now
+from ._transactions import reconnecting
+from .base import TOKEN_COLUMNS, columns, open_client, require_same_client
+
+logger = logging.getLogger(__name__)
+
+#: How often ilert is asked about an account that changes here meanwhile.
+MAX_ATTEMPTS = 3
+#: Seconds until an account that has changed is asked about again.
+PAUSE = 0.1
+#: What only a check finds out, and the next one takes back.
+OWN_ERRORS = ("identity_taken", "inactive_token")
+
+#: What refreshes a token that must be refreshed first.
+Refresh = Callable[[ConnectedAccount], Steps[Outcome]]
+
+
+def check(account: ConnectedAccount) -> ConnectedAccount:
+    """Stores tenant, username and scope as ilert names them, and returns the account.
+
+    A token that has expired, or that ilert calls inactive, is refreshed first, which shows whether
+    the grant is still there. A user who removed the app at ilert is noticed only then: the last
+    access token works on until it expires.
+
+    Raises as ``get_access_token`` does, and ``IlertRejectedError`` with the code
+    ``identity_taken`` (another account of the user has that name already) or ``inactive_token``
+    (although just refreshed). Whatever is raised leaves the tokens as they were.
+    """
+    with reconnecting(), open_client() as client:
+        run_now(check_steps(account, Requester(client), _refresh_now))
+    return account
+
+
+def check_steps(account: ConnectedAccount, requester: Requester, refresh: Refresh) -> Steps[bool]:
+    """Whether ilert named anything else than what was stored; raises as ``check`` does."""
+    require_same_client(account)
+    look = look_at(account)
+    try:
+        for _ in range(MAX_ATTEMPTS):
+            info = yield from _info(look, requester, refresh)
+            changes = _changes(account, info)
+            if not changes or _store(account, changes):
+                return bool(changes.keys() - ERROR_COLUMNS)
+            yield PAUSE
+            look = look_at(account)
+    except IlertRejectedError as error:
+        if error.code in OWN_ERRORS:
+            _note(look, error.code)
+        raise
+    raise IlertUnavailableError("The account keeps changing. Check it again.", code="busy")
+
+
+def _refresh_now(account: ConnectedAccount) -> Steps[Outcome]:
+    """As every caller of ``refresh`` does, inside of a transaction, too."""
+    yield from ()
+    return refresh_by(account, is_too_early)
+
+
+def _info(look: Look, requester: Requester, refresh: Refresh) -> Steps[TokenInfo]:
+    account = look.account
+    if not account.is_fresh(now=look.now):
+        conclude(account, (yield from refresh(account)))
+    info = yield from _ask(account, requester)
+    if not info.active:
+        conclude(account, (yield from refresh(account)))
+        info = yield from _ask(account, requester)
+    if not info.active:
+        raise IlertRejectedError(
+            "ilert calls a new token inactive.", code="inactive_token", status=200
+        )
+    return info
+
+
+def _ask(account: ConnectedAccount, requester: Requester) -> Steps[TokenInfo]:
+    yield from requester.slot()
+    future = requester.client.start_token_info(account.access_token)
+    yield future
+    info: TokenInfo = future.result()
+    return info
+
+
+def _changes(account: ConnectedAccount, info: TokenInfo) -> dict[str, Any]:
+    named = {"tenant_id": info.tenant_id, "username": info.username}
+    if info.scope:
+        named["granted_scope"] = info.scope
+    changes: dict[str, Any] = {
+        name: value for name, value in named.items() if getattr(account, name) != value
+    }
+    if account.last_error in OWN_ERRORS:
+        changes.update(last_error="", last_error_at=None)
+    return changes
+
+
+def _store(account: ConnectedAccount, changes: dict[str, Any]) -> bool:
+    """False where the account has changed: then nothing is written.
+
+    A refresh under way is not in the way, since its response says nothing of names.
+    """
+    try:
+        with transaction.atomic(using=database()):
+            is_stored: bool = _unchanged(account).update(**changes) == 1
+    except IntegrityError:
+        is_taken = True
+    else:
+        is_taken = False
+    if is_taken:
+        raise IlertRejectedError(
+            "The user has another account of the name that ilert gives this one now. Delete one.",
+            code="identity_taken",
+            status=200,
+        )
+    if is_stored:
+        account.take_stored(changes)
+        logger.info("Account %s was brought into line with ilert", account.pk)
+    return is_stored
+
+
+def _note(look: Look, code: str) -> None:
+    error = {"last_error": code, "last_error_at": look.now}
+    if _unchanged(look.account).update(**error):
+        look.account.take_stored(error)
+
+
+def _unchanged(account: ConnectedAccount) -> Any:
+    seen = columns(account, ["uuid", "status", *TOKEN_COLUMNS])
+    return account_rows().filter(pk=account.pk, **seen)

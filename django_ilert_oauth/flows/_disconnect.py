@@ -1,0 +1,110 @@
+"""Ending a grant on this site, at once; ``_revocation`` sees to it that ilert is told."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from django.db import OperationalError, transaction
+from django.http import HttpRequest
+from django.utils import timezone
+
+from django_ilert_oauth.conf import conf
+from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.models import (
+    ConnectedAccount,
+    ConnectedAccountQuerySet,
+    Reason,
+    Status,
+)
+from django_ilert_oauth.signals import account_revoked
+
+from ._lease import NO_LEASE
+from ._revocation import keep_for_revocation
+from .base import announce
+
+#: Under REPEATABLE READ and SERIALIZABLE, a row that changes meanwhile fails the transaction.
+MAX_TRIES = 5
+NO_TOKENS: dict[str, Any] = {
+    "access_token_ciphertext": "",
+    "refresh_token_ciphertext": "",
+    "access_token_expires_at": None,
+    "refresh_token_expires_at": None,
+}
+
+
+def disconnect(
+    account: ConnectedAccount,
+    *,
+    reason: Reason = Reason.USER,
+    request: HttpRequest | None = None,
+) -> None:
+    """Wipes the tokens and their expiries, and revokes the grant at ilert; twice is a no-op.
+
+    Works while ilert is down, and for an account whose tokens cannot be read. In a transaction of
+    the caller, ilert is told after its commit.
+    """
+    if transaction.get_connection(database()).in_atomic_block:
+        _disconnect_inside(account, reason, request)
+        return
+    for _ in range(MAX_TRIES - 1):
+        with suppress(OperationalError):
+            return _disconnect(account, reason, request)
+    _disconnect(account, reason, request)
+
+
+def end_grant_of_deleted(instance: ConnectedAccount, **kwargs: Any) -> None:
+    """Receives ``pre_delete``: of a row, a queryset or a user."""
+    stored = _row_of(instance).select_for_update().first()
+    if stored is None or stored.status == Status.DISCONNECTED:
+        return
+    if conf.revoke_on_delete:
+        keep_for_revocation(stored)
+    announce(account_revoked, stored, reason=Reason.DELETED, request=None)
+
+
+def _disconnect_inside(
+    account: ConnectedAccount, reason: Reason, request: HttpRequest | None
+) -> None:
+    """As part of the caller's transaction; right after it where the row cannot be changed in it.
+
+    That is the case where the row has changed since the caller's snapshot.
+    """
+    try:
+        _disconnect(account, reason, request)
+    except OperationalError:
+        if transaction.get_rollback(database()):
+            raise
+        transaction.on_commit(
+            lambda: disconnect(account, reason=reason, request=request),
+            using=database(),
+            robust=True,
+        )
+        account.take_stored({**_ended(reason), **NO_TOKENS})
+
+
+def _disconnect(account: ConnectedAccount, reason: Reason, request: HttpRequest | None) -> None:
+    row = _row_of(account)
+    with transaction.atomic(using=database()):
+        # First of all, so that only one caller goes on, and what is read then stays as it is: the
+        # token that is revoked is the one that a refresh has stored last.
+        if not row.exclude(status=Status.DISCONNECTED).update(**_ended(reason)):
+            return
+        account.refresh_from_db(using=database())
+        keep_for_revocation(account)
+        row.update(**NO_TOKENS)
+        account.take_stored(NO_TOKENS)
+        announce(account_revoked, account, reason=reason, request=request)
+
+
+def _row_of(account: ConnectedAccount) -> ConnectedAccountQuerySet:
+    return account_rows().filter(pk=account.pk, uuid=account.uuid)
+
+
+def _ended(reason: Reason) -> dict[str, Any]:
+    return {
+        "status": Status.DISCONNECTED,
+        "reason": reason,
+        "status_changed_at": timezone.now(),
+        **NO_LEASE,
+    }

@@ -1,0 +1,193 @@
+"""One request under a lease, and what comes of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+from django.dispatch import Signal
+
+from django_ilert_oauth.exceptions import (
+    IlertOAuthError,
+    IlertRejectedError,
+    ReconnectRequiredError,
+)
+from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.models import ConnectedAccount, Reason, Status
+from django_ilert_oauth.oauth.client import IlertClient
+from django_ilert_oauth.oauth.responses import TokenResponse
+from django_ilert_oauth.oauth.secret import Secret
+from django_ilert_oauth.signals import account_refresh_failed, account_refreshed, account_revoked
+
+from ._lease import NO_LEASE, Lease, release
+from ._revocation import keep_for_revocation
+from ._steps import Steps, no_steps
+from ._storing import require_storing, retrying, store, write
+from .base import announce, columns
+
+logger = logging.getLogger(__name__)
+
+ERROR_COLUMNS = ["last_error", "last_error_at"]
+STATUS_COLUMNS = ["status", "reason", "status_changed_at"]
+
+
+@dataclass
+class Outcome:
+    """What came of a request: to be announced once it is committed."""
+
+    refreshed: bool = False
+    #: It was committed apart from the caller's transaction.
+    at_once: bool = False
+    signal: Signal | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    error: IlertOAuthError | None = None
+
+    @property
+    def is_superseded(self) -> bool:
+        """Another caller has taken the lease or changed the tokens meanwhile."""
+        return not self.refreshed and self.error is None
+
+    def announce(self, account: ConnectedAccount) -> None:
+        if self.signal is not None:
+            announce(self.signal, account, at_once=self.at_once, **self.facts)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An ``invalid_grant``; ``status`` is 0 where there was no token to send."""
+
+    lease: Lease
+    status: int
+
+    @property
+    def account(self) -> ConnectedAccount:
+        return self.lease.account
+
+
+def end_grant(refusal: Refusal) -> Steps[Outcome]:
+    """The stored token stays, so that a grant refused by mistake can be asked for again."""
+    account, now = refusal.account, refusal.lease.look.now
+    first_time = account.status == Status.CONNECTED
+    values: dict[str, Any] = {"last_error": "invalid_grant", "last_error_at": now}
+    if first_time:
+        values["status"], values["status_changed_at"] = Status.RECONNECT_REQUIRED, now
+        values["reason"] = _reason(account, now)
+    if not (yield from _write(refusal.lease, values)):
+        return Outcome()
+    ended = ReconnectRequiredError(
+        "The grant has ended; the user has to reconnect the account.", status=refusal.status
+    )
+    if not first_time:
+        return Outcome(error=ended)
+    logger.warning("The grant of account %s has ended: %s", account.pk, account.reason)
+    facts = {"reason": Reason(account.reason), "request": None}
+    return Outcome(signal=account_revoked, facts=facts, error=ended)
+
+
+@dataclass(frozen=True)
+class Requester:
+    """How ilert is asked: over which client, when, and what an ``invalid_grant`` means."""
+
+    client: IlertClient
+    #: Waits until the next request may be made.
+    slot: Callable[[], Steps[None]] = no_steps
+    refused: Callable[[Refusal], Steps[Outcome]] = end_grant
+
+
+def refresh_under(lease: Lease, requester: Requester) -> Steps[Outcome]:
+    """Asks ilert and writes what comes of it, which gives the lease back."""
+    outcome = Outcome()
+    try:
+        response = yield from _ask(lease, requester.client)
+        if isinstance(response, TokenResponse):
+            outcome = yield from _keep(lease, response)
+        elif isinstance(response, IlertRejectedError) and response.code == "invalid_grant":
+            outcome = yield from requester.refused(Refusal(lease, response.status))
+        else:
+            outcome = yield from note_failure(lease, response)
+    finally:
+        if outcome.is_superseded:
+            release(lease)
+    return outcome
+
+
+def note_failure(lease: Lease, error: IlertOAuthError) -> Steps[Outcome]:
+    """Nothing but the error is written."""
+    account = lease.account
+    noted = {"last_error": error.code, "last_error_at": lease.look.now}
+    if not (yield from _write(lease, noted)):
+        return Outcome()
+    logger.warning("Account %s was not refreshed: %s", account.pk, error.code)
+    return Outcome(signal=account_refresh_failed, facts={"error": error}, error=error)
+
+
+def _ask(lease: Lease, client: IlertClient) -> Steps[TokenResponse | IlertOAuthError]:
+    account = lease.account
+    if not account.refresh_token_ciphertext:
+        is_fresh = account.is_fresh(now=lease.look.now)
+        code = "no_refresh_token" if is_fresh else "invalid_grant"
+        return IlertRejectedError("The account has no refresh token.", code=code)
+    try:
+        require_storing()
+        future = client.start_refresh(account.refresh_token, deadline=lease.request_by)
+        yield future
+        tokens: TokenResponse = future.result()
+        return tokens
+    except IlertOAuthError as error:
+        return error.with_traceback(None)
+
+
+def _keep(lease: Lease, tokens: TokenResponse) -> Steps[Outcome]:
+    """Writes what the response names, and leaves the rest as it is stored."""
+    account, now = lease.account, lease.look.now
+    sent = account.refresh_token
+    new = ConnectedAccount(uuid=account.uuid)
+    names = [*new.take_tokens(tokens, now), "refreshed_at", *ERROR_COLUMNS, "status", "reason"]
+    new.refreshed_at = now
+    if account.status != Status.CONNECTED:
+        new.status_changed_at = now
+        names.append("status_changed_at")
+    values = columns(new, names) | NO_LEASE
+    if (yield from store(lease, values, sent)):
+        account.take_stored(values)
+        return Outcome(refreshed=True, signal=account_refreshed)
+    if tokens.refresh_token:
+        keep = partial(_revoke_if_ended, account, tokens.refresh_token)
+        yield from retrying(keep, lease.ends)
+    return Outcome()
+
+
+def _revoke_if_ended(account: ConnectedAccount, refresh_token: Secret) -> None:
+    if _has_ended_meanwhile(account):
+        account.refresh_token = refresh_token
+        with transaction.atomic(using=database()):
+            keep_for_revocation(account)
+
+
+def _has_ended_meanwhile(account: ConnectedAccount) -> bool:
+    """Disconnected, deleted or reconnected here: nobody else would revoke what ilert has given."""
+    same = {"pk": account.pk, "uuid": account.uuid, "connected_at": account.connected_at}
+    return not account_rows().filter(**same).exclude(status=Status.DISCONNECTED).exists()
+
+
+def _write(lease: Lease, values: dict[str, Any]) -> Steps[bool]:
+    """Only as long as nobody else has taken the lease or changed the token that was sent."""
+    account = lease.account
+    seen = columns(account, ["uuid", "status", "refresh_token_ciphertext"])
+    held = {"lease_id": lease.id, **seen}
+    is_written = yield from write(account, values | NO_LEASE, held, lease.ends)
+    if is_written:
+        account.take_stored(values)
+    return is_written
+
+
+def _reason(account: ConnectedAccount, now: datetime) -> Reason:
+    ends_at = account.refresh_token_expires_at
+    has_expired = ends_at is not None and ends_at <= now
+    has_no_refresh_token = not account.refresh_token_ciphertext
+    return Reason.EXPIRED if has_expired or has_no_refresh_token else Reason.REVOKED_AT_ILERT

@@ -1,0 +1,50 @@
+"""One account object that several threads or tasks use at once.
+
+A refresh writes to the object's columns while it runs. Here it runs on a copy, and what has changed
+is taken over in one go: a reader meets the old token or the new one, never a mixture.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from django_ilert_oauth.conf import conf
+from django_ilert_oauth.internal import crypto
+from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.oauth.secret import Secret
+
+from ._lease import SEEN_COLUMNS
+from .base import columns, require_same_client
+
+_guard = threading.Lock()
+
+
+def fresh_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> Secret | None:
+    """The stored token if it is good for longer than the margin; without a query or a request."""
+    require_same_client(account)
+    wanted_margin = conf.refresh_margin if margin is None else margin
+    # Deferred columns are read here: a query is not to be made under the lock.
+    is_fresh, place = account.is_fresh(wanted_margin), account.place_of("access_token")
+    if not is_fresh:
+        return None
+    with _guard:
+        ciphertext = account.access_token_ciphertext
+    return crypto.decrypt(ciphertext, place) if ciphertext else None
+
+
+@contextmanager
+def working_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
+    with _guard:
+        mine = copy.copy(account)
+    before = columns(mine, SEEN_COLUMNS)
+    try:
+        yield mine
+    finally:
+        after = columns(mine, SEEN_COLUMNS)
+        with _guard:
+            # The token comes before its expiry, by which a site's own readers judge it.
+            account.take_stored({n: value for n, value in after.items() if value != before[n]})

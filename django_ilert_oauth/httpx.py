@@ -1,0 +1,103 @@
+"""Authentication for httpx; needs the extra ``httpx``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import contextmanager
+
+import httpx
+from asgiref.sync import sync_to_async
+
+from . import flows
+from ._bearer import Bearer
+from .api.adapter import require_within
+from .models import ConnectedAccount
+from .oauth.secret import Secret
+from .oauth.transport import strip_frames
+
+__all__ = ["IlertAuth"]
+
+
+class IlertAuth(httpx.Auth):
+    """An ``httpx.Auth`` that sends an account's fresh token, for sync and async clients.
+
+    A URL outside of the account's ``api_url``, path included, raises ``EndpointMismatchError``; a
+    request also raises what ``flows.get_access_token`` raises. After a 401 the request is sent once
+    more with another token: one that is stored meanwhile, or that a refresh brings. A body that is
+    a stream is sent once. The token stays in no request that a response or an error holds, and an
+    error comes without the frames in which httpx has sent it.
+
+    httpx follows no redirects unless it is told to. Then it judges by itself where they lead, and
+    sends the token wherever scheme, host and port are the same.
+    """
+
+    def __init__(self, account: ConnectedAccount) -> None:
+        self._bearer = Bearer(account)
+
+    def sync_auth_flow(
+        self, request: httpx.Request
+    ) -> Generator[httpx.Request, httpx.Response, None]:
+        require_within(str(request.url), self._bearer.account.api_url)
+        handled, was_refused = sys.exception(), False
+        try:
+            while True:
+                token = self._bearer.token()
+                with _authorized(request, token):
+                    response = yield request
+                _forget_token(response.next_request)
+                is_final = response.status_code != 401 or was_refused
+                if is_final or not self._bearer.replace(token) or not _is_in_memory(request):
+                    return
+                was_refused = True
+        except GeneratorExit:
+            pass
+        _strip_frames(handled)
+
+    async def async_auth_flow(
+        self, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        require_within(str(request.url), self._bearer.account.api_url)
+        handled, was_refused = sys.exception(), False
+        replace = sync_to_async(self._bearer.replace)
+        try:
+            while True:
+                token = Secret(await flows.aget_access_token(self._bearer.account))
+                with _authorized(request, token):
+                    response = yield request
+                _forget_token(response.next_request)
+                is_final = response.status_code != 401 or was_refused
+                if is_final or not await replace(token) or not _is_in_memory(request):
+                    return
+                was_refused = True
+        except GeneratorExit:
+            pass
+        _strip_frames(handled)
+
+
+@contextmanager
+def _authorized(request: httpx.Request, token: Secret) -> Iterator[None]:
+    request.headers["Authorization"] = f"Bearer {token.reveal()}"
+    try:
+        yield
+    finally:
+        _forget_token(request)
+
+
+def _strip_frames(handled: BaseException | None) -> None:
+    """Of the error that httpx handles when it ends the flow: they hold copies of the header.
+
+    ``handled`` is what the caller of httpx was handling before.
+    """
+    error = sys.exception()
+    if error is not None and error is not handled:
+        strip_frames(error, handled=handled).__context__ = handled
+
+
+def _forget_token(request: httpx.Request | None) -> None:
+    if request is not None:
+        request.headers.pop("Authorization", None)
+
+
+def _is_in_memory(request: httpx.Request) -> bool:
+    return isinstance(request.stream, httpx.ByteStream)

@@ -1,0 +1,87 @@
+"""What went wrong on the way to a connected account, and what to do, in the user's words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_lazy as _
+
+from django_ilert_oauth.exceptions import (
+    AuthorizationDeniedError,
+    IlertUnavailableError,
+    ReconnectRequiredError,
+    StateError,
+)
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrOrPromise as StrOrPromise
+
+DECLINED = _(
+    "Access was declined at ilert, so nothing was connected. If that was not what you wanted, "
+    "connect again and allow it there."
+)
+LOGGED_OUT = _(
+    "You were not logged in here any more, or your browser did not keep this site's cookie, so "
+    "nothing was connected. Please log in and connect again."
+)
+USED = _(
+    "This request to connect has ended: it was used already. If your account is not shown as "
+    "connected here, please connect again."
+)
+EXPIRED = _(
+    "This request to connect has ended: it took more than ten minutes, was begun in another "
+    "browser or before you logged in again, or your browser did not keep this site's cookie. "
+    "Please connect again."
+)
+RATE_LIMITED = _(
+    "ilert is too busy to respond right now. Nothing was changed. Please wait a minute, then try "
+    "again."
+)
+SERVER_ERROR = _(
+    "ilert has an error of its own right now. Nothing was changed. Please try again in a few "
+    "minutes."
+)
+UNREACHABLE = _(
+    "ilert could not be reached. Nothing was changed. Please try again in a few minutes."
+)
+MISCONFIGURED = _(
+    "This site is not set up correctly for ilert, so nothing was connected. Trying again will not "
+    "help: please tell this site's administrators, and give them the reference."
+)
+GRANT_ENDED = _(
+    "ilert has ended the new access together with the one before. Please connect once more."
+)
+REJECTED = _(
+    "ilert did not accept the request, so nothing was connected. Please try again. If it happens "
+    "again, tell this site's administrators, and give them the reference."
+)
+
+#: Where the code says more than the exception's class.
+_BY_CODE: dict[str, StrOrPromise] = {
+    "session_ended": LOGGED_OUT,
+    "state_used": USED,
+    "rate_limited": RATE_LIMITED,
+    "server_error": SERVER_ERROR,
+    "temporarily_unavailable": SERVER_ERROR,
+    "insecure_endpoint": MISCONFIGURED,
+    "invalid_client": MISCONFIGURED,
+    "invalid_request": MISCONFIGURED,
+    "invalid_scope": MISCONFIGURED,
+    "unauthorized_client": MISCONFIGURED,
+    "unsupported_grant_type": MISCONFIGURED,
+    "unsupported_response_type": MISCONFIGURED,
+}
+_BY_CLASS: dict[type[Exception], StrOrPromise] = {
+    StateError: EXPIRED,
+    IlertUnavailableError: UNREACHABLE,
+    ReconnectRequiredError: GRANT_ENDED,
+    ImproperlyConfigured: MISCONFIGURED,
+}
+
+
+def error_message(error: Exception) -> StrOrPromise:
+    if isinstance(error, AuthorizationDeniedError) and error.code == "access_denied":
+        return DECLINED
+    by_class = (text for kind, text in _BY_CLASS.items() if isinstance(error, kind))
+    return _BY_CODE.get(getattr(error, "code", "")) or next(by_class, REJECTED)

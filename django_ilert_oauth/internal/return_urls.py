@@ -1,0 +1,75 @@
+"""URLs of the app's pages that bring the user back to where they were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+
+from django_ilert_oauth import scopes as scope_names
+from django_ilert_oauth.models import ConnectedAccount
+
+from . import signed_scopes
+
+MAX_NEXT_URL_LENGTH = 2000
+
+
+def connect_url(
+    request: HttpRequest,
+    *,
+    scopes: str | Iterable[str] = (),
+    next_url: str | None = None,
+    account: ConnectedAccount | None = None,
+) -> str:
+    """Leads this user, for an hour, to a connect page that asks for these scopes as well.
+
+    With an ``account`` that one is reconnected, and keeps what it was granted. ``next_url`` is
+    the page of this request unless given. A visitor who is not logged in gets no scopes.
+    """
+    return _url("connect", request, scopes, next_url, account=account.pk if account else "")
+
+
+def choose_url(
+    request: HttpRequest, *, scopes: str | Iterable[str] = (), next_url: str | None = None
+) -> str:
+    """Leads to the page on which the user chooses between the accounts that have these scopes."""
+    return _url("choose", request, scopes, next_url)
+
+
+def return_url(request: HttpRequest) -> str:
+    """The page of this request; where it is none that a link can open, the one before it."""
+    if request.method in ("GET", "HEAD") and not wants_json(request):
+        return request.get_full_path()
+    page_before = safe_next_url(request, request.headers.get("Referer", ""))
+    return page_before or reverse("ilert_oauth:accounts")
+
+
+def safe_next_url(request: HttpRequest, next_url: str) -> str:
+    """Empty for a URL that leads off this site or from https to http, or that is too long."""
+    is_safe = len(next_url) <= MAX_NEXT_URL_LENGTH and url_has_allowed_host_and_scheme(
+        next_url, {request.get_host()}, require_https=request.is_secure()
+    )
+    return next_url if is_safe else ""
+
+
+def wants_json(request: HttpRequest) -> bool:
+    preferred = request.get_preferred_type(["text/html", "application/json"])
+    return "application/json" in (preferred, request.content_type)
+
+
+def _url(
+    page: str,
+    request: HttpRequest,
+    scopes: str | Iterable[str],
+    next_url: str | None,
+    **query: Any,
+) -> str:
+    query["next"] = return_url(request) if next_url is None else next_url
+    asked = scope_names.union(scopes)
+    if asked and request.user.is_authenticated:
+        query["scopes"] = signed_scopes.sign(request.user, asked)
+    given = {name: value for name, value in query.items() if value}
+    return reverse(f"ilert_oauth:{page}", query=given)

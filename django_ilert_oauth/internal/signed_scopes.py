@@ -1,0 +1,27 @@
+"""What a page asks for at connect: signed, so that no query made by hand adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from django.core import signing
+
+from django_ilert_oauth import scopes as scope_names
+
+SALT = "ilert_oauth.scopes"
+LIFETIME = timedelta(hours=1)
+
+
+def sign(user: Any, scopes: str | Iterable[str]) -> str:
+    return signing.dumps([str(user.pk), scope_names.union(scopes)], salt=SALT)
+
+
+def unsign(user: Any, signed: str) -> str:
+    """Empty for what is forged, was signed for another user, or is older than an hour."""
+    try:
+        signed_for, scopes = signing.loads(signed, salt=SALT, max_age=LIFETIME)
+    except signing.BadSignature:
+        return ""
+    return str(scopes) if signed_for == str(user.pk) else ""

@@ -1,0 +1,1 @@
+"""ilert's OAuth endpoints on the wire. No Django."""

@@ -1,0 +1,1 @@
+"""The tenants of a site with a schema for each."""
