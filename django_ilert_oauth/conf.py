@@ -19,7 +19,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.shortcuts import resolve_url
 
-from . import scopes
+from .internal import scopes
 from .oauth.secret import Secret
 
 PREFIX = "ILERT_OAUTH_"

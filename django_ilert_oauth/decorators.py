@@ -16,8 +16,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonRes
 from django.shortcuts import render, resolve_url
 from django.utils.cache import add_never_cache_headers, patch_vary_headers
 
-from . import scopes as scope_names
 from .internal import account_selection
+from .internal import scopes as scope_names
 from .internal.return_urls import choose_url, connect_url, return_url, wants_json
 from .models import ConnectedAccount
 

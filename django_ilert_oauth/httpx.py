@@ -10,8 +10,8 @@ import httpx
 from asgiref.sync import sync_to_async
 
 from . import flows
-from ._bearer import Bearer
 from .api.adapter import require_within
+from .api.bearer import Bearer
 from .models import ConnectedAccount
 from .oauth.secret import Secret
 from .oauth.transport import strip_frames

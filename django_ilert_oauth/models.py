@@ -16,8 +16,7 @@ from django.db.models.functions import Concat
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from . import scopes
-from .internal import crypto
+from .internal import crypto, scopes
 from .internal.db import DatabaseTime, ExactCharField
 from .oauth.secret import Secret
 

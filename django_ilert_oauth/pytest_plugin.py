@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 def fake_ilert(request: pytest.FixtureRequest) -> Iterator[FakeIlert]:
     """An ilert that lives in memory: see ``django_ilert_oauth.testing.fake_ilert``."""
     # Only here: pytest loads this module in every project and before coverage looks on.
-    from . import testing
+    from .testing import _fake_ilert
 
     # By pytest-django's own fixture where there is one: it undoes settings in an order of its own.
     has_own = request.config.pluginmanager.hasplugin("django")
-    for name, value in testing.missing_settings().items() if has_own else ():
+    for name, value in _fake_ilert.missing_settings().items() if has_own else ():
         setattr(request.getfixturevalue("settings"), name, value)
-    with testing.fake_ilert() as ilert:
+    with _fake_ilert.fake_ilert() as ilert:
         yield ilert

@@ -13,8 +13,8 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.adapters import BaseAdapter
 
-from ._bearer import Bearer
 from .api.adapter import BearerAdapter, is_within
+from .api.bearer import Bearer
 from .api.pagination import PageLimits, list_items
 from .conf import conf
 from .exceptions import EndpointMismatchError, IlertHTTPError, IlertOAuthError

@@ -27,12 +27,12 @@ from django.views.decorators.clickjacking import xframe_options_deny
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods
 
-from . import flows, scopes
+from . import flows
 from .conf import conf, is_tenant
 from .exceptions import IlertOAuthError, StateError
 from .flows._callback_params import single_parameters, take_parameters
 from .forms import ConnectForm
-from .internal import account_selection, authorization_request, signed_scopes
+from .internal import account_selection, authorization_request, scopes, signed_scopes
 from .internal.error_messages import error_message
 from .internal.return_urls import connect_url, safe_next_url
 from .internal.rows import account_rows

@@ -24,7 +24,7 @@ from django.utils import translation
 from django.utils.translation.template import templatize
 
 import django_ilert_oauth
-from django_ilert_oauth import scopes
+from django_ilert_oauth.internal import scopes
 from django_ilert_oauth.internal.error_messages import DECLINED
 from django_ilert_oauth.models import ConnectedAccount
 from tests.conftest import AccountFactory

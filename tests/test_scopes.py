@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_ilert_oauth import scopes
+from django_ilert_oauth.internal import scopes
 
 #: ilert's table of scopes, as the contract page has it.
 RESOURCES = [

@@ -22,7 +22,7 @@ from django_ilert_oauth.conf import conf
 from django_ilert_oauth.internal.rows import account_rows, database
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 
-from .reports import CHECKED, DISCONNECTED, REFRESHED, Report, report_of
+from .outcomes import CHECKED, DISCONNECTED, REFRESHED, Report, report_of
 from .revocations import tell_of_pending
 
 if TYPE_CHECKING:

@@ -15,20 +15,20 @@ from django.utils.translation import gettext_lazy as _
 from django_ilert_oauth.internal.rows import pending_revocations
 from django_ilert_oauth.models import PendingRevocation
 
-from . import columns
+from . import display
 from .read_only import ReadOnlyAdmin
 
 
 @admin.display(description=_("since"), ordering="created_at")
 def since(pending: PendingRevocation) -> str:
-    return columns.moment(pending.created_at)
+    return display.moment(pending.created_at)
 
 
 @admin.display(description=_("next attempt"), ordering="next_attempt_at")
 def next_attempt(pending: PendingRevocation) -> str:
     if pending.next_attempt_at is None and pending.given_up_at is None:
         return gettext("at the next run")
-    return columns.moment(None if pending.given_up_at else pending.next_attempt_at)
+    return display.moment(None if pending.given_up_at else pending.next_attempt_at)
 
 
 @admin.display(description=_("given up"), ordering="given_up_at")
@@ -36,7 +36,7 @@ def given_up(pending: PendingRevocation) -> str:
     if pending.given_up_at is None:
         return "-"
     advice = gettext("if the grant is still alive, have the user remove this app in ilert")
-    return format_html("{}: {}", columns.moment(pending.given_up_at), advice)
+    return format_html("{}: {}", display.moment(pending.given_up_at), advice)
 
 
 FIELDS: list[Any] = [
@@ -47,7 +47,7 @@ FIELDS: list[Any] = [
     "grant_ends_at",
     "created_at",
     "attempts",
-    columns.last_error,
+    display.last_error,
     next_attempt,
     given_up,
 ]
@@ -56,11 +56,11 @@ FIELDS: list[Any] = [
 @admin.register(PendingRevocation)
 class PendingRevocationAdmin(ReadOnlyAdmin):
     list_display = [
-        columns.account,
+        display.account,
         "api_url",
         since,
         "attempts",
-        columns.last_error,
+        display.last_error,
         next_attempt,
         given_up,
     ]

@@ -1,1 +1,1 @@
-"""What ``IlertSession`` is made of. No Django."""
+"""What ``IlertSession`` and ``IlertAuth`` are made of."""

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from django_ilert_oauth import scopes
 from django_ilert_oauth.exceptions import IlertHTTPError, IlertPlanError, IlertScopeError
+from django_ilert_oauth.internal import scopes
 from django_ilert_oauth.oauth.secret import Secret
 
 MAX_MESSAGE = 500

@@ -18,7 +18,6 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.encoding import iri_to_uri
 
-from django_ilert_oauth import scopes as scope_names
 from django_ilert_oauth.conf import conf, is_tenant
 from django_ilert_oauth.exceptions import (
     AuthorizationDeniedError,
@@ -28,6 +27,7 @@ from django_ilert_oauth.exceptions import (
     ReconnectRequiredError,
 )
 from django_ilert_oauth.internal import authorization_request
+from django_ilert_oauth.internal import scopes as scope_names
 from django_ilert_oauth.internal.db import database_now
 from django_ilert_oauth.internal.return_urls import safe_next_url
 from django_ilert_oauth.internal.rows import account_rows, database, pending_revocations

@@ -22,9 +22,9 @@ from django.db import models, transaction
 from django.http import HttpRequest
 from django.utils.crypto import get_random_string
 
-from django_ilert_oauth import scopes as scope_names
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import StateError
+from django_ilert_oauth.internal import scopes as scope_names
 from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount
 from django_ilert_oauth.oauth.secret import Secret
 

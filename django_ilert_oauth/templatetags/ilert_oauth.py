@@ -10,8 +10,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.template.context import Context
 
-from django_ilert_oauth import scopes as scope_names
 from django_ilert_oauth.internal import account_selection, return_urls
+from django_ilert_oauth.internal import scopes as scope_names
 from django_ilert_oauth.models import ConnectedAccount
 
 register = template.Library()

@@ -18,12 +18,12 @@ from django_ilert_oauth.internal.rows import database
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.views import outside_transactions
 
-from . import columns
+from . import display
 from .actions import CHECK, DISCONNECT, REFRESH, Verb
 from .filters import ErrorFilter, ExpiryFilter, TenantFilter
-from .health import figures
 from .read_only import ReadOnlyAdmin
 from .revocations import tell_of_pending
+from .summary import figures
 
 VERBS = {verb.name: verb for verb in (REFRESH, CHECK, DISCONNECT)}
 
@@ -37,15 +37,15 @@ WHO: list[Any] = [
     "api_url",
 ]
 ACCESS: list[Any] = [
-    columns.state,
+    display.state,
     "status_changed_at",
     "connected_at",
     "granted_scope",
-    columns.rights,
+    display.rights,
     "requested_scope",
-    columns.access_token,
+    display.access_token,
     "access_token_expires_at",
-    columns.refresh_token,
+    display.refresh_token,
     "refresh_token_expires_at",
 ]
 HEALTH: list[Any] = ["refreshed_at", "last_error", "last_error_at"]
@@ -54,15 +54,15 @@ HEALTH: list[Any] = ["refreshed_at", "last_error", "last_error_at"]
 @admin.register(ConnectedAccount)
 class ConnectedAccountAdmin(ReadOnlyAdmin):
     list_display = [
-        columns.account,
+        display.account,
         "user",
         "tenant_id",
-        columns.state,
-        columns.scope,
-        columns.access_expires,
-        columns.grant_expires,
-        columns.last_renewed,
-        columns.last_error,
+        display.state,
+        display.scope,
+        display.access_expires,
+        display.grant_expires,
+        display.last_renewed,
+        display.last_error,
     ]
     list_filter = ["status", "reason", ExpiryFilter, ErrorFilter, TenantFilter]
     list_select_related = ["user"]

@@ -14,9 +14,8 @@ from django.utils.timesince import timeuntil
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from django_ilert_oauth import scopes
 from django_ilert_oauth.conf import conf
-from django_ilert_oauth.internal import crypto
+from django_ilert_oauth.internal import crypto, scopes
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from django_ilert_oauth.templatetags.ilert_oauth_times import ago
 

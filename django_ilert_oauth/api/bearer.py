@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from . import flows
-from .conf import conf
-from .exceptions import IlertOAuthError
-from .flows._refresh import refresh_refused
-from .models import ConnectedAccount
-from .oauth.secret import Secret
+from django_ilert_oauth import flows
+from django_ilert_oauth.conf import conf
+from django_ilert_oauth.exceptions import IlertOAuthError
+from django_ilert_oauth.flows._refresh import refresh_refused
+from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.oauth.secret import Secret
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The grants of an ilert that lives in memory, for ``testing.py``.
+"""The grants of an ilert that lives in memory.
 
 A token says itself whom it belongs to, so accounts need not be known here. One that was made
 elsewhere is taken as well.
@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl
 
 import requests
 
-from . import scopes
-from .oauth import client
+from django_ilert_oauth.internal import scopes
+from django_ilert_oauth.oauth import client
 
 #: Tenant, username and, unless the token was made elsewhere, scope.
 Owner = dict[str, str]

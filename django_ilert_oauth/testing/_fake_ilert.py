@@ -1,7 +1,4 @@
-"""For the tests of sites that use the app: accounts, and an ilert that lives in memory.
-
-No test library is needed. pytest finds a fixture ``fake_ilert`` that needs no import.
-"""
+"""An ilert that lives in memory, and accounts that are connected to it."""
 
 from __future__ import annotations
 
@@ -28,17 +25,16 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPResponse
 
-from . import scopes as scope_names
-from . import session
-from .api import retry
-from .conf import PREFIX, conf
-from .flows._bulk.rate_limiter import RateLimiter
-from .models import ConnectedAccount, Reason, Status
-from .oauth import transport
-from .oauth.client import AUTHORIZE_PATH
-from .pretend import OWN, Grants, Key, make_token
+from django_ilert_oauth import session
+from django_ilert_oauth.api import retry
+from django_ilert_oauth.conf import PREFIX, conf
+from django_ilert_oauth.flows._bulk.rate_limiter import RateLimiter
+from django_ilert_oauth.internal import scopes as scope_names
+from django_ilert_oauth.models import ConnectedAccount, Reason, Status
+from django_ilert_oauth.oauth import transport
+from django_ilert_oauth.oauth.client import AUTHORIZE_PATH
 
-__all__ = ["FakeIlert", "SentRequest", "connected_account", "fake_ilert"]
+from ._fake_grants import OWN, Grants, Key, make_token
 
 #: For settings that the site's tests do not have; the key is new in each process.
 _STAND_INS: dict[str, Any] = {
