@@ -18,8 +18,8 @@ from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.testing import connected_account
 from ilert_standin import Options, StandIn, serve
 from ilert_standin.browser import authorize
-from tests.door import Door, door_before
-from tests.strike import ignore
+from tests.support.own_signals import ignore
+from tests.support.request_monitor import RequestMonitor, monitor_before
 
 pytest_plugins = ["django_ilert_oauth.pytest_plugin"]
 
@@ -93,9 +93,9 @@ def people(make_account: AccountFactory) -> People:
 
 
 @pytest.fixture
-def door(ilert: StandIn, settings: Any) -> Iterator[Door]:
-    with door_before(ilert, settings) as door:
-        yield door
+def monitor(ilert: StandIn, settings: Any) -> Iterator[RequestMonitor]:
+    with monitor_before(ilert, settings) as monitor:
+        yield monitor
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "django_ilert_oauth",
-    "tests.uuid_users",
+    "tests.support.uuid_users",
 ]
 
 MIDDLEWARE = [

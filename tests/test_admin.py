@@ -24,7 +24,7 @@ from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reaso
 from ilert_standin import StandIn
 from ilert_standin.faults import Fault
 from tests.conftest import AccountFactory, People, spoil
-from tests.door import Door
+from tests.support.request_monitor import RequestMonitor
 
 LIST = "/admin/ilert_oauth/connectedaccount/"
 REVOCATIONS = "/admin/ilert_oauth/pendingrevocation/"
@@ -466,7 +466,7 @@ def test_the_list_leads_to_connecting_an_account_of_one_s_own(
     root: Client, account: ConnectedAccount, settings: Any
 ) -> None:
     assert f'href="/ilert/connect/?next={LIST}"' in page(root)
-    settings.ROOT_URLCONF = "tests.admin_urls"
+    settings.ROOT_URLCONF = "tests.support.admin_urls"
     assert "Connect your own account" not in page(root)
 
 
@@ -669,12 +669,12 @@ def test_a_grant_that_is_revoked_at_ilert_is_not_mentioned(
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("action", ["disconnect_accounts", "delete_selected"])
 def test_a_hundred_accounts_do_not_wait_for_ilert_one_by_one(
-    root: Client, people: People, door: Door, action: str
+    root: Client, people: People, monitor: RequestMonitor, action: str
 ) -> None:
     accounts = people(actions.MOST)
-    door.on_arrival = lambda count: time.sleep(0.05)
+    monitor.on_arrival = lambda count: time.sleep(0.05)
     response = act(root, action, *accounts)
-    assert door.most_inside > 1
+    assert monitor.max_concurrent > 1
     left = PendingRevocation.objects.count()
     assert [warning.split()[0] for warning in said(response, "warning")] == [str(left)] * bool(left)
 

@@ -14,8 +14,8 @@ from django_ilert_oauth import flows
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory, People
-from tests.door import Door
-from tests.strike import ignore, strike
+from tests.support.own_signals import ignore, strike
+from tests.support.request_monitor import RequestMonitor
 
 
 class Screen(StringIO):
@@ -122,10 +122,10 @@ def test_a_dry_run_lists_what_would_be_checked_and_makes_no_request(
     assert ilert.requests == []
 
 
-def test_per_minute_is_the_rate_limit(people: People, door: Door) -> None:
+def test_per_minute_is_the_rate_limit(people: People, monitor: RequestMonitor) -> None:
     people(4)
     Run("--per-minute=240")
-    assert door.arrivals[-1] - door.arrivals[0] > 0.4
+    assert monitor.arrivals[-1] - monitor.arrivals[0] > 0.4
 
 
 def test_json_is_one_object_with_counts_and_what_failed(people: People, ilert: StandIn) -> None:
@@ -225,9 +225,9 @@ def test_the_output_and_the_log_hold_no_secret(
 @pytest.mark.usefixtures("spared")
 @pytest.mark.parametrize(("number", "code"), [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 129)])
 def test_a_signal_ends_the_command_with_its_own_code(
-    people: People, door: Door, number: int, code: int
+    people: People, monitor: RequestMonitor, number: int, code: int
 ) -> None:
-    door.on_arrival = lambda count: strike(number)
+    monitor.on_arrival = lambda count: strike(number)
     people(3)
     run = Run("--per-minute=0", "--concurrency=1")
     assert (run.out, run.code) == ("1 checked, 0 of them changed, 0 failed.\n", code)

@@ -14,9 +14,9 @@ from django_ilert_oauth.oauth import transport
 from ilert_standin import StandIn
 from ilert_standin.browser import authorize
 from site_browser import Page
-from tests.asked import query_of
 from tests.conftest import AccountFactory, spoil
-from tests.flows.beside import Acting, beside
+from tests.support.connect_steps import query_of
+from tests.support.other_callers import Acting, beside
 from tests.test_views import OFF_SITE
 
 CHOOSE, GUARDED = "/ilert/choose/", "/function/it/"
@@ -24,7 +24,7 @@ CHOOSE, GUARDED = "/ilert/choose/", "/function/it/"
 
 @pytest.fixture(autouse=True)
 def guarded(settings: Any) -> None:
-    settings.ROOT_URLCONF = "tests.guarded_site"
+    settings.ROOT_URLCONF = "tests.support.guarded_site"
 
 
 @pytest.fixture

@@ -26,32 +26,29 @@ from django_ilert_oauth.oauth import client, responses
 from django_ilert_oauth.oauth.responses import CurrentUser, TokenInfo, TokenResponse
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.oauth.transport import adapters, open_session, require_safe, retry_after
-from tests import seed
-from tests.wire import (
+from tests.support import ilert_guide
+from tests.support.ilert_calls import (
     API_URL,
     CALLS,
     SHORT,
     VERIFIER,
     Call,
-    Reply,
-    Scripted,
     ask,
     each_call,
-    hang,
     open_client,
-    raw_server,
-    reset_in_the_body,
     unavailable,
 )
+from tests.support.raw_server import RawReply, hang, raw_server, reset_in_the_body
+from tests.support.scripted_adapter import Reply, ScriptedAdapter
 
 OAUTH_URL = f"{API_URL}/api/developers/oauth2"
 SECRETS = [
-    seed.CLIENT_SECRET,
-    seed.CODE,
+    ilert_guide.CLIENT_SECRET,
+    ilert_guide.CODE,
     VERIFIER,
-    seed.ACCESS_TOKEN,
-    seed.REFRESH_TOKEN,
-    seed.TOKEN_ANSWER["access_token"],
+    ilert_guide.ACCESS_TOKEN,
+    ilert_guide.REFRESH_TOKEN,
+    ilert_guide.TOKEN_ANSWER["access_token"],
 ]
 
 each_call_with_response = pytest.mark.parametrize(
@@ -60,17 +57,16 @@ each_call_with_response = pytest.mark.parametrize(
     ids=[name for name in CALLS if name != "revoke"],
 )
 
-Responding = Callable[..., Scripted]
+Responding = Callable[..., ScriptedAdapter]
 
 
 @pytest.fixture
 def responding(monkeypatch: pytest.MonkeyPatch) -> Responding:
     """Lets ilert respond to every request with a body: bytes, or what is to be JSON."""
 
-    def mount(body: object, status: int = 200, **headers: str) -> Scripted:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    def mount(body: object, status: int = 200, **headers: str) -> ScriptedAdapter:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        transport = Scripted(content, status, named)
+        transport = ScriptedAdapter(Reply(status, body, named))
         monkeypatch.setitem(adapters, API_URL, transport)
         return transport
 
@@ -98,10 +94,10 @@ def rejected(call: Call = CALLS["refresh"], **keywords: Any) -> IlertRejectedErr
             "exchange_code",
             "/token",
             {
-                "client_id": seed.CLIENT_ID,
-                "client_secret": seed.CLIENT_SECRET,
+                "client_id": ilert_guide.CLIENT_ID,
+                "client_secret": ilert_guide.CLIENT_SECRET,
                 "grant_type": "authorization_code",
-                "code": seed.CODE,
+                "code": ilert_guide.CODE,
                 "code_verifier": VERIFIER,
             },
         ),
@@ -109,58 +105,57 @@ def rejected(call: Call = CALLS["refresh"], **keywords: Any) -> IlertRejectedErr
             "refresh",
             "/token",
             {
-                "client_id": seed.CLIENT_ID,
-                "client_secret": seed.CLIENT_SECRET,
+                "client_id": ilert_guide.CLIENT_ID,
+                "client_secret": ilert_guide.CLIENT_SECRET,
                 "grant_type": "refresh_token",
-                "refresh_token": seed.REFRESH_TOKEN,
+                "refresh_token": ilert_guide.REFRESH_TOKEN,
             },
         ),
-        ("token_info", "/token_info", {"token": seed.ACCESS_TOKEN}),
-        ("revoke", "/revoke", {"token": seed.REFRESH_TOKEN}),
+        ("token_info", "/token_info", {"token": ilert_guide.ACCESS_TOKEN}),
+        ("revoke", "/revoke", {"token": ilert_guide.REFRESH_TOKEN}),
     ],
 )
 def test_a_post_is_the_guides_form_and_nothing_else(
     responding: Responding, name: str, path: str, form: dict[str, str]
 ) -> None:
-    transport = responding(seed.TOKEN_ANSWER | seed.TOKEN_INFO)
+    transport = responding(ilert_guide.TOKEN_ANSWER | ilert_guide.TOKEN_INFO)
     ask(CALLS[name])
-    [request] = transport.requests
-    assert (request.method, request.url) == ("POST", OAUTH_URL + path)
-    assert isinstance(request.body, str)
-    assert sorted(parse_qsl(request.body, strict_parsing=True)) == sorted(form.items())
-    assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
-    assert "Authorization" not in request.headers
+    [seen] = transport.seen
+    assert (seen.method, seen.url) == ("POST", OAUTH_URL + path)
+    assert sorted(parse_qsl(seen.body.decode(), strict_parsing=True)) == sorted(form.items())
+    assert seen.headers["Content-Type"] == "application/x-www-form-urlencoded"
+    assert "Authorization" not in seen.headers
 
 
 def test_the_user_is_asked_for_with_the_token_in_the_header_only(responding: Responding) -> None:
     transport = responding({})
     ask(CALLS["current_user"])
-    [request] = transport.requests
-    assert (request.method, request.url) == ("GET", f"{API_URL}/api/users/current")
-    assert request.headers["Authorization"] == f"Bearer {seed.ACCESS_TOKEN}"
-    assert request.body is None
+    [seen] = transport.seen
+    assert (seen.method, seen.url) == ("GET", f"{API_URL}/api/users/current")
+    assert seen.headers["Authorization"] == f"Bearer {ilert_guide.ACCESS_TOKEN}"
+    assert seen.body == b""
 
 
 @each_call
 def test_every_request_names_the_app_asks_for_json_keeps_to_the_timeouts_and_verifies(
     responding: Responding, call: Call
 ) -> None:
-    transport = responding(seed.TOKEN_ANSWER | seed.TOKEN_INFO)
+    transport = responding(ilert_guide.TOKEN_ANSWER | ilert_guide.TOKEN_INFO)
     ask(call, timeout=(5, 30))
-    headers = transport.requests[0].headers
+    headers = transport.seen[0].headers
     assert headers["Accept"] == "application/json"
     assert headers["User-Agent"] == f"django-ilert-oauth/{django_ilert_oauth.__version__}"
-    assert transport.options[0]["timeout"] == (5, 30)
-    assert transport.options[0]["verify"] is not False
+    assert transport.seen[0].timeout == (5, 30)
+    assert transport.seen[0].verify is not False
 
 
 def test_each_request_has_headers_of_its_own(responding: Responding) -> None:
-    transport = responding(seed.TOKEN_ANSWER)
+    transport = responding(ilert_guide.TOKEN_ANSWER)
     with open_client() as ilert:
         ilert.refresh(Secret("short"))
         ilert.refresh(Secret("a-longer-one"))
-    lengths = [int(request.headers["Content-Length"]) for request in transport.requests]
-    assert lengths == [len(str(request.body)) for request in transport.requests]
+    lengths = [int(seen.headers["Content-Length"]) for seen in transport.seen]
+    assert lengths == [len(seen.body) for seen in transport.seen]
 
 
 @each_call
@@ -169,9 +164,9 @@ def test_no_password_from_netrc_is_added(
 ) -> None:
     (tmp_path / "netrc").write_text("machine api.ilert.com login grace password hunter2\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    transport = responding(seed.TOKEN_ANSWER | seed.TOKEN_INFO)
+    transport = responding(ilert_guide.TOKEN_ANSWER | ilert_guide.TOKEN_INFO)
     ask(call)
-    assert "Basic" not in transport.requests[0].headers.get("Authorization", "")
+    assert "Basic" not in transport.seen[0].headers.get("Authorization", "")
 
 
 @each_call
@@ -179,7 +174,7 @@ def test_no_password_from_netrc_is_added(
 def test_a_redirect_is_not_followed(responding: Responding, call: Call, status: int) -> None:
     transport = responding({}, status, Location=f"{API_URL}/elsewhere")
     assert unavailable(call).code == "unusable_response"
-    assert len(transport.requests) == 1
+    assert len(transport.seen) == 1
 
 
 @pytest.mark.parametrize("location", ["http://[", "//[", "http://a:x/", "http://a/\udcff", ""])
@@ -194,14 +189,14 @@ def test_the_authorization_url_is_the_guides() -> None:
     url = client.authorization_url(
         "https://app.ilert.com",
         {
-            "client_id": seed.CLIENT_ID,
+            "client_id": ilert_guide.CLIENT_ID,
             "response_type": "code",
-            "redirect_uri": seed.REDIRECT_URI,
-            "scope": seed.SCOPE,
-            "state": seed.STATE,
+            "redirect_uri": ilert_guide.REDIRECT_URI,
+            "scope": ilert_guide.SCOPE,
+            "state": ilert_guide.STATE,
         },
     )
-    ours, guides = urlsplit(url), urlsplit(seed.AUTHORIZE_URL)
+    ours, guides = urlsplit(url), urlsplit(ilert_guide.AUTHORIZE_URL)
     assert ours[:3] == guides[:3]
     assert parse_qs(ours.query) == parse_qs(guides.query)
 
@@ -213,12 +208,12 @@ def test_the_authorization_url_is_the_guides() -> None:
 def test_nothing_is_sent_over_plain_http_to_another_machine(
     monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
-    transport = Scripted(b"{}")
+    transport = ScriptedAdapter()
     monkeypatch.setitem(adapters, "http://", transport)
     with pytest.raises(IlertOAuthError) as caught:
         ask(call, api_url="http://api.ilert.com")
     assert caught.value.code == "insecure_endpoint"
-    assert transport.requests == []
+    assert transport.seen == []
 
 
 @pytest.mark.parametrize(
@@ -271,11 +266,11 @@ def test_what_is_meant_for_this_machine_does_not_go_to_a_proxy(
 
 
 def test_the_guides_token_response_is_understood(responding: Responding) -> None:
-    responding(seed.TOKEN_ANSWER)
+    responding(ilert_guide.TOKEN_ANSWER)
     response = ask(CALLS["exchange_code"])
     assert response == TokenResponse(
-        access_token=Secret(seed.TOKEN_ANSWER["access_token"]),
-        refresh_token=Secret(seed.REFRESH_TOKEN),
+        access_token=Secret(ilert_guide.TOKEN_ANSWER["access_token"]),
+        refresh_token=Secret(ilert_guide.REFRESH_TOKEN),
         expires_in=3600,
         refresh_token_expires_in=31_536_000,
         scope="profile source:w",
@@ -283,7 +278,7 @@ def test_the_guides_token_response_is_understood(responding: Responding) -> None
 
 
 def test_the_guides_token_info_is_understood(responding: Responding) -> None:
-    responding(seed.TOKEN_INFO)
+    responding(ilert_guide.TOKEN_INFO)
     assert ask(CALLS["token_info"]) == TokenInfo(
         active=True, tenant_id="someTenant", username="someUser", scope="profile source:w"
     )
@@ -361,14 +356,14 @@ def test_nothing_else_is_a_revocation(
 def test_a_refresh_without_a_new_refresh_token_has_an_empty_one(
     responding: Responding, absent: object
 ) -> None:
-    responding(seed.TOKEN_ANSWER | {"refresh_token": absent})
+    responding(ilert_guide.TOKEN_ANSWER | {"refresh_token": absent})
     assert refresh().refresh_token == ""
 
 
 def test_a_refresh_may_leave_everything_out_but_the_access_token(responding: Responding) -> None:
-    responding({"access_token": seed.ACCESS_TOKEN})
+    responding({"access_token": ilert_guide.ACCESS_TOKEN})
     assert refresh() == TokenResponse(
-        access_token=Secret(seed.ACCESS_TOKEN),
+        access_token=Secret(ilert_guide.ACCESS_TOKEN),
         refresh_token=Secret(),
         expires_in=None,
         refresh_token_expires_in=None,
@@ -404,7 +399,7 @@ LIFETIMES: list[tuple[str, int | None]] = [
 def test_an_odd_lifetime_never_raises(
     responding: Responding, field: str, json_text: str, seconds: int | None
 ) -> None:
-    responding(f'{{"access_token": "{seed.ACCESS_TOKEN}", "{field}": {json_text}}}'.encode())
+    responding(f'{{"access_token": "{ilert_guide.ACCESS_TOKEN}", "{field}": {json_text}}}'.encode())
     assert getattr(refresh(), field) == seconds
 
 
@@ -441,13 +436,17 @@ UNUSUAL = [
 def test_a_string_that_no_database_keeps_is_empty(
     responding: Responding, name: str, sent_as: str, kept_as: str, string: object
 ) -> None:
-    responding({"access_token": seed.ACCESS_TOKEN, **seed.TOKEN_INFO, sent_as: string})
+    responding(
+        {"access_token": ilert_guide.ACCESS_TOKEN, **ilert_guide.TOKEN_INFO, sent_as: string}
+    )
     assert getattr(ask(CALLS[name]), kept_as) == ""
 
 
 @pytest.mark.parametrize("name", ["refresh", "token_info"])
 def test_a_scope_that_is_too_long_is_empty(responding: Responding, name: str) -> None:
-    responding({"access_token": seed.ACCESS_TOKEN, **seed.TOKEN_INFO, "scope": TOO_LONG})
+    responding(
+        {"access_token": ilert_guide.ACCESS_TOKEN, **ilert_guide.TOKEN_INFO, "scope": TOO_LONG}
+    )
     assert ask(CALLS[name]).scope == ""
 
 
@@ -456,7 +455,7 @@ def test_a_scope_that_is_too_long_is_empty(responding: Responding, name: str) ->
 def test_an_identity_that_no_database_keeps_is_no_identity(
     responding: Responding, field: str, string: object
 ) -> None:
-    responding(seed.TOKEN_INFO | {field: string})
+    responding(ilert_guide.TOKEN_INFO | {field: string})
     assert unavailable(CALLS["token_info"]).code == "unusable_response"
 
 
@@ -465,7 +464,7 @@ def test_an_identity_that_no_database_keeps_is_no_identity(
 def test_an_identity_is_kept_however_it_is_written(
     responding: Responding, field: str, name: str
 ) -> None:
-    responding(seed.TOKEN_INFO | {field: name})
+    responding(ilert_guide.TOKEN_INFO | {field: name})
     assert getattr(ask(CALLS["token_info"]), field) == name
 
 
@@ -486,7 +485,7 @@ def test_names_that_are_too_long_are_cut(responding: Responding) -> None:
 def test_only_true_and_false_say_whether_a_token_is_active(
     responding: Responding, active: object
 ) -> None:
-    responding(seed.TOKEN_INFO | {"active": active})
+    responding(ilert_guide.TOKEN_INFO | {"active": active})
     assert unavailable(CALLS["token_info"]).code == "unusable_response"
 
 
@@ -494,7 +493,7 @@ def test_only_true_and_false_say_whether_a_token_is_active(
 def test_an_access_token_that_no_header_can_carry_is_an_unusable_response(
     responding: Responding, token: object
 ) -> None:
-    responding(seed.TOKEN_ANSWER | {"access_token": token})
+    responding(ilert_guide.TOKEN_ANSWER | {"access_token": token})
     assert unavailable().code == "unusable_response"
 
 
@@ -502,21 +501,21 @@ def test_an_access_token_that_no_header_can_carry_is_an_unusable_response(
 def test_a_broken_refresh_token_is_an_unusable_response(
     responding: Responding, token: object
 ) -> None:
-    responding(seed.TOKEN_ANSWER | {"refresh_token": token})
+    responding(ilert_guide.TOKEN_ANSWER | {"refresh_token": token})
     assert unavailable().code == "unusable_response"
 
 
 @pytest.mark.parametrize("type", ["Bearer", "bearer", "BEARER", None])
 def test_a_bearer_token_is_accepted_in_any_case(responding: Responding, type: str | None) -> None:
-    responding(seed.TOKEN_ANSWER | {"token_type": type})
-    assert refresh().access_token == seed.TOKEN_ANSWER["access_token"]
+    responding(ilert_guide.TOKEN_ANSWER | {"token_type": type})
+    assert refresh().access_token == ilert_guide.TOKEN_ANSWER["access_token"]
 
 
 @pytest.mark.parametrize("type", ["DPoP", "mac", "", "Bearer ", 7, ["Bearer"], False])
 def test_a_token_of_another_type_is_an_unusable_response(
     responding: Responding, type: object
 ) -> None:
-    responding(seed.TOKEN_ANSWER | {"token_type": type})
+    responding(ilert_guide.TOKEN_ANSWER | {"token_type": type})
     assert unavailable().code == "unusable_response"
 
 
@@ -528,7 +527,7 @@ USELESS: dict[str, bytes] = {
     "a list": b"[]",
     "a string": b'"access_token"',
     "null": b"null",
-    "truncated": json.dumps(seed.TOKEN_ANSWER).encode()[:-5],
+    "truncated": json.dumps(ilert_guide.TOKEN_ANSWER).encode()[:-5],
     "not UTF-8": b'{"access_token": "\xff"}',
     "nested beyond measure": b'{"a":' + b"[" * 100_000,
     "a number beyond measure": b'{"access_token": ' + b"9" * 5000 + b"}",
@@ -549,14 +548,18 @@ def test_what_is_no_json_object_is_an_unusable_response(
 def test_a_missing_field_is_an_unusable_response(
     responding: Responding, name: str, missing: str
 ) -> None:
-    required = seed.TOKEN_INFO if name == "token_info" else {"access_token": seed.ACCESS_TOKEN}
+    required = (
+        ilert_guide.TOKEN_INFO
+        if name == "token_info"
+        else {"access_token": ilert_guide.ACCESS_TOKEN}
+    )
     body = {key: value for key, value in required.items() if missing not in ("{}", key)}
     responding({} if missing not in required else body)
     assert unavailable(CALLS[name]).code == "unusable_response"
 
 
 def test_an_error_told_with_status_200_ends_no_grant(responding: Responding) -> None:
-    responding(seed.UNKNOWN_CODE)
+    responding(ilert_guide.UNKNOWN_CODE)
     assert unavailable().code == "unusable_response"
 
 
@@ -565,7 +568,9 @@ def test_an_error_told_with_status_200_ends_no_grant(responding: Responding) -> 
 def test_ten_megabytes_are_not_read_to_their_end(
     responding: Responding, call: Call, status: int
 ) -> None:
-    long = json.dumps(seed.TOKEN_ANSWER | seed.TOKEN_INFO).encode() + b" " * 10_000_000
+    long = (
+        json.dumps(ilert_guide.TOKEN_ANSWER | ilert_guide.TOKEN_INFO).encode() + b" " * 10_000_000
+    )
     transport = responding(long, status, Location="/")
     assert unavailable(call).code == "unusable_response"
     assert 0 < transport.body.taken < 2_000_000
@@ -623,9 +628,9 @@ def test_a_number_for_a_code_does_not_hide_the_code_in_error(responding: Respond
 @pytest.mark.parametrize(
     "body",
     [
-        {"code": seed.REFRESH_TOKEN, "error": f"{seed.REFRESH_TOKEN} is unknown"},
-        {"error": f"invalid_grant: {seed.REFRESH_TOKEN}"},
-        {"status": 403, "message": seed.REFRESH_TOKEN, "code": "forbidden"},
+        {"code": ilert_guide.REFRESH_TOKEN, "error": f"{ilert_guide.REFRESH_TOKEN} is unknown"},
+        {"error": f"invalid_grant: {ilert_guide.REFRESH_TOKEN}"},
+        {"status": 403, "message": ilert_guide.REFRESH_TOKEN, "code": "forbidden"},
     ],
 )
 def test_an_undocumented_code_is_refused_without_repeating_it(
@@ -736,17 +741,17 @@ def test_a_long_retry_after_is_bounded() -> None:
 
 
 def test_responses_do_not_show_their_tokens(responding: Responding) -> None:
-    responding(seed.TOKEN_ANSWER)
+    responding(ilert_guide.TOKEN_ANSWER)
     response = refresh()
     assert repr(response).count("<secret>") == 2
     assert not [secret for secret in SECRETS if secret in f"{response!r} {vars(response)}"]
 
 
 FAILURES: dict[str, tuple[object, int]] = {
-    "rejected": ({"code": seed.REFRESH_TOKEN, "error": seed.ACCESS_TOKEN}, 401),
-    "unavailable": ({"error": seed.ACCESS_TOKEN}, 503),
-    "unusable": ({"token": seed.ACCESS_TOKEN, "access_token": ["x"], "id": {}}, 302),
-    "too long": (seed.ACCESS_TOKEN.encode() * 3000, 200),
+    "rejected": ({"code": ilert_guide.REFRESH_TOKEN, "error": ilert_guide.ACCESS_TOKEN}, 401),
+    "unavailable": ({"error": ilert_guide.ACCESS_TOKEN}, 503),
+    "unusable": ({"token": ilert_guide.ACCESS_TOKEN, "access_token": ["x"], "id": {}}, 302),
+    "too long": (ilert_guide.ACCESS_TOKEN.encode() * 3000, 200),
 }
 
 
@@ -761,7 +766,7 @@ def test_an_error_and_its_frames_show_no_secret(
 
 @pytest.mark.parametrize("call", [CALLS["exchange_code"], CALLS["current_user"]])
 @pytest.mark.parametrize("reply", [hang, reset_in_the_body])
-def test_an_error_of_the_wire_and_its_frames_show_no_secret(reply: Reply, call: Call) -> None:
+def test_an_error_of_the_wire_and_its_frames_show_no_secret(reply: RawReply, call: Call) -> None:
     with raw_server(reply) as server:
         assert_shows_no_secret(lambda: ask(call, api_url=server.url, timeout=SHORT))
 

@@ -13,8 +13,8 @@ from django.test import Client
 from django_ilert_oauth.internal import signed_scopes
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import StandIn
-from tests.asked import CONNECT, press, scopes_asked_at_ilert
 from tests.conftest import AccountFactory
+from tests.support.connect_steps import CONNECT, press, scopes_asked_at_ilert
 
 OUTDATED = "The link that brought you here has expired"
 NEW = '<span class="ilert-new">new</span>'

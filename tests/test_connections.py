@@ -19,21 +19,16 @@ from urllib3.connectionpool import HTTPConnectionPool
 from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.oauth.transport import WatchedAdapter, open_session
-from tests import seed
-from tests.wire import (
-    CALLS,
-    SHORT,
-    Call,
+from tests.support import ilert_guide
+from tests.support.ilert_calls import CALLS, SHORT, Call, ask, open_client, unavailable
+from tests.support.raw_server import (
+    RawReply,
     RawServer,
-    Reply,
-    ask,
     hang,
-    open_client,
     raw_server,
     reset,
     reset_in_the_body,
     saying,
-    unavailable,
 )
 
 
@@ -64,7 +59,7 @@ def hang_in_the_body(connection: socket.socket, server: RawServer) -> None:
 
 # Broken ones
 
-BROKEN: dict[str, tuple[Reply, str]] = {
+BROKEN: dict[str, tuple[RawReply, str]] = {
     "reset": (
         lambda connection, _server: reset(connection),
         "ConnectionError (ConnectionResetError)",
@@ -96,7 +91,7 @@ def test_a_server_that_hangs_is_a_timeout(broken: RawServer) -> None:
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize(("reply", "names"), BROKEN.values(), ids=BROKEN)
 def test_a_fresh_connection_that_breaks_is_transient_and_nothing_is_sent_again(
-    call: Call, reply: Reply, names: str, caplog: pytest.LogCaptureFixture
+    call: Call, reply: RawReply, names: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with raw_server(reply) as server:
         error = unavailable(call, api_url=server.url)
@@ -164,7 +159,7 @@ def answering_once(connection: socket.socket, server: RawServer) -> None:
 @pytest.mark.parametrize("name", ["token_info", "current_user"])
 def test_what_may_be_repeated_is_tried_again_where_a_kept_connection_dies(name: str) -> None:
     with raw_server(answering_once) as server, open_client(server.url) as ilert:
-        ilert.refresh(Secret(seed.REFRESH_TOKEN))
+        ilert.refresh(Secret(ilert_guide.REFRESH_TOKEN))
         CALLS[name](ilert)
         assert (server.connections, len(server.received)) == (2, 3)
 
@@ -172,7 +167,7 @@ def test_what_may_be_repeated_is_tried_again_where_a_kept_connection_dies(name: 
 @pytest.mark.parametrize("name", ["exchange_code", "refresh", "revoke"])
 def test_what_works_only_once_is_not_sent_again_where_a_kept_connection_dies(name: str) -> None:
     with raw_server(answering_once) as server, open_client(server.url) as ilert:
-        ilert.refresh(Secret(seed.REFRESH_TOKEN))
+        ilert.refresh(Secret(ilert_guide.REFRESH_TOKEN))
         with pytest.raises(IlertUnavailableError) as caught:
             CALLS[name](ilert)
         assert (caught.value.code, server.connections, len(server.received)) == (
@@ -189,7 +184,7 @@ def test_a_repetition_keeps_to_the_deadline() -> None:
         server.over.wait(5)
 
     with raw_server(answer_once_in_all) as server, open_client(server.url, timeout=SHORT) as ilert:
-        ilert.refresh(Secret(seed.REFRESH_TOKEN))
+        ilert.refresh(Secret(ilert_guide.REFRESH_TOKEN))
         with pytest.raises(IlertUnavailableError) as caught:
             CALLS["token_info"](ilert)
         assert caught.value.code == "timeout"
@@ -228,7 +223,7 @@ def test_debug_output_of_http_client_has_nothing_of_ours(
 
 def test_closing_ends_a_connection_whose_pool_is_still_held() -> None:
     with raw_server(answering_once) as server, open_client(server.url) as ilert:
-        ilert.refresh(Secret(seed.REFRESH_TOKEN))
+        ilert.refresh(Secret(ilert_guide.REFRESH_TOKEN))
         held = [thing for thing in gc.get_objects() if type(thing) is HTTPConnectionPool]
     assert held
     assert server.received[-1] == b""
@@ -248,7 +243,7 @@ def strings_in_memory() -> Iterator[str]:
             yield thing if isinstance(thing, str) else thing.decode("latin-1")
 
 
-LEFT: dict[str, tuple[Reply, list[str], str]] = {
+LEFT: dict[str, tuple[RawReply, list[str], str]] = {
     "form": (answering_once, ["start_refresh"], "refresh_token={}"),
     "header": (answering_once, ["current_user"], "Bearer {}"),
     "form of a failure": (lambda *_: None, ["start_refresh"], "refresh_token={}"),
@@ -257,7 +252,9 @@ LEFT: dict[str, tuple[Reply, list[str], str]] = {
 
 
 @pytest.mark.parametrize(("reply", "calls", "sent"), LEFT.values(), ids=LEFT)
-def test_nothing_that_was_sent_stays_in_memory(reply: Reply, calls: list[str], sent: str) -> None:
+def test_nothing_that_was_sent_stays_in_memory(
+    reply: RawReply, calls: list[str], sent: str
+) -> None:
     token = "".join(["a-token-that", "-no-code-object-holds"])
     with raw_server(reply) as server, open_client(server.url) as ilert:
         for call in calls:

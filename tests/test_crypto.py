@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django_ilert_oauth.exceptions import TokenDecryptionError
 from django_ilert_oauth.internal import crypto
 from django_ilert_oauth.oauth.secret import Secret
-from tests import seed
+from tests.support import ilert_guide
 
 KEY = "h3SWrXqcbGMlQIdYjnM9DKOXjcdnYWbu9SLrW_4XhNQ="
 UUID = "2f6b5c4e-8f0e-4b39-9f6a-0d6a3b9d1c57"
 PLACE = (UUID, "refresh_token")
-TOKEN = seed.REFRESH_TOKEN
+TOKEN = ilert_guide.REFRESH_TOKEN
 
 #: Made once by ``fernet_of`` below: what is stored today has to open for ever.
 STORED = (
@@ -48,7 +48,7 @@ def opens(ciphertext: str, place: tuple[str, ...] = PLACE) -> bool:
         return False
 
 
-@pytest.mark.parametrize("token", [TOKEN, seed.ACCESS_TOKEN, "x", "tökén ✓"])
+@pytest.mark.parametrize("token", [TOKEN, ilert_guide.ACCESS_TOKEN, "x", "tökén ✓"])
 def test_what_was_encrypted_comes_back(token: str) -> None:
     assert crypto.decrypt(encrypted(token), PLACE) == token
 

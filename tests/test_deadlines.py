@@ -22,29 +22,18 @@ from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.oauth import client, transport, workers
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.oauth.transport import adapters, clock
-from tests import seed
-from tests.wire import (
-    API_URL,
-    SHORT,
-    Call,
-    RawServer,
-    Reply,
-    ask,
-    each_call,
-    hang,
-    open_client,
-    raw_server,
-    unavailable,
-)
+from tests.support import ilert_guide
+from tests.support.ilert_calls import API_URL, SHORT, Call, ask, each_call, open_client, unavailable
+from tests.support.raw_server import RawReply, RawServer, hang, raw_server
 
-TOKEN = Secret(seed.REFRESH_TOKEN)
+TOKEN = Secret(ilert_guide.REFRESH_TOKEN)
 OK = b"HTTP/1.1 200 OK\r\n"
 LATE = 0.1
 #: What a busy machine may add; far less than the timeouts.
 SLACK = 1.0
 
 
-def dripping(head: bytes, drop: bytes) -> Reply:
+def dripping(head: bytes, drop: bytes) -> RawReply:
     """Each drop comes within the read timeout, and there is no last one."""
 
     def drip(connection: socket.socket, server: RawServer) -> None:
@@ -55,7 +44,7 @@ def dripping(head: bytes, drop: bytes) -> Reply:
     return drip
 
 
-DRIPS: dict[str, Reply] = {
+DRIPS: dict[str, RawReply] = {
     "nothing": hang,
     "status line": dripping(b"HTTP/1.1 2", b"0"),
     "informational responses": dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
@@ -117,7 +106,7 @@ def await_one(found: list[Any]) -> None:
 
 @pytest.mark.parametrize("reply", DRIPS.values(), ids=DRIPS)
 def test_a_response_that_drips_ends_at_the_deadline_and_so_does_its_thread(
-    reply: Reply, caplog: pytest.LogCaptureFixture
+    reply: RawReply, caplog: pytest.LogCaptureFixture
 ) -> None:
     with raw_server(reply) as server:
         with open_client(server.url) as ilert:
@@ -303,7 +292,7 @@ def test_a_future_cannot_be_cancelled() -> None:
 
 
 @pytest.mark.parametrize("reply", [hang, lambda *_: None], ids=["timeout", "unreachable"])
-def test_the_exception_of_a_future_comes_without_what_led_to_it(reply: Reply) -> None:
+def test_the_exception_of_a_future_comes_without_what_led_to_it(reply: RawReply) -> None:
     with raw_server(reply) as server, open_client(server.url, timeout=SHORT) as ilert:
         error = ilert.start_refresh(TOKEN).exception(5)
         assert isinstance(error, IlertUnavailableError)

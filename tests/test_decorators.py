@@ -18,9 +18,15 @@ from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from ilert_standin import StandIn
 from ilert_standin.browser import authorize
 from ilert_standin.oauth import Grants
-from tests import guarded_site
-from tests.asked import CONNECT, go_through_ilert, is_sent_to_connect, press, query_of
 from tests.conftest import AccountFactory, spoil
+from tests.support import guarded_site
+from tests.support.connect_steps import (
+    CONNECT,
+    go_through_ilert,
+    is_sent_to_connect,
+    press,
+    query_of,
+)
 
 GUARDED = [f"/{kind}/it/" for kind in guarded_site.GUARDED]
 JSON = {"Accept": "application/json"}
@@ -31,7 +37,7 @@ each_kind = pytest.mark.parametrize("path", GUARDED)
 
 @pytest.fixture(autouse=True)
 def guarded(settings: Any) -> None:
-    settings.ROOT_URLCONF = "tests.guarded_site"
+    settings.ROOT_URLCONF = "tests.support.guarded_site"
 
 
 @pytest.fixture

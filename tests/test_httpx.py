@@ -20,7 +20,7 @@ from django_ilert_oauth.httpx import IlertAuth
 from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
-from tests.tracked import reachable
+from tests.support.reachable_values import reachable
 
 TOKEN = "access-token-that-nobody-may-see"
 

@@ -28,7 +28,7 @@ from django_ilert_oauth.internal import scopes
 from django_ilert_oauth.internal.error_messages import DECLINED
 from django_ilert_oauth.models import ConnectedAccount
 from tests.conftest import AccountFactory
-from tests.pages import Page
+from tests.support.html_page import Page
 
 PACKAGE = Path(django_ilert_oauth.__file__).parent
 CATALOGUE = PACKAGE / "locale/de/LC_MESSAGES/django.po"

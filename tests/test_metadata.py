@@ -12,8 +12,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 import django_ilert_oauth
-from tests import readme_tree
-from tests.floors import floors
+from tests.support import readme
+from tests.support.oldest_releases import floors
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(django_ilert_oauth.__file__).parent
@@ -89,7 +89,7 @@ def test_hooks_write_for_the_oldest_django() -> None:
 
 OLDEST = [
     (cells[0].split()[0], version)
-    for cells in readme_tree.table("Requirements")
+    for cells in readme.table("Requirements")
     for version in cells[1].split(", ")
 ]
 

@@ -9,21 +9,21 @@ import requests_mock
 import responses
 
 from django_ilert_oauth.oauth.client import CURRENT_USER_PATH, TOKEN_PATH
-from tests import seed
-from tests.wire import API_URL, CALLS, ask, unavailable
+from tests.support import ilert_guide
+from tests.support.ilert_calls import API_URL, CALLS, ask, unavailable
 
 FORM = {
-    "client_id": [seed.CLIENT_ID],
-    "client_secret": [seed.CLIENT_SECRET],
+    "client_id": [ilert_guide.CLIENT_ID],
+    "client_secret": [ilert_guide.CLIENT_SECRET],
     "grant_type": ["refresh_token"],
-    "refresh_token": [seed.REFRESH_TOKEN],
+    "refresh_token": [ilert_guide.REFRESH_TOKEN],
 }
 
 
 def test_requests_mock_sees_a_refresh() -> None:
     with requests_mock.Mocker() as mocker:
-        mocker.post(API_URL + TOKEN_PATH, json=seed.TOKEN_ANSWER)
-        assert ask().access_token == seed.TOKEN_ANSWER["access_token"]
+        mocker.post(API_URL + TOKEN_PATH, json=ilert_guide.TOKEN_ANSWER)
+        assert ask().access_token == ilert_guide.TOKEN_ANSWER["access_token"]
         assert parse_qs(mocker.last_request.text) == FORM
 
 
@@ -36,8 +36,8 @@ def test_requests_mock_may_refuse() -> None:
 
 def test_responses_sees_a_refresh() -> None:
     with responses.RequestsMock() as mocker:
-        mocker.post(API_URL + TOKEN_PATH, json=seed.TOKEN_ANSWER)
-        assert ask().access_token == seed.TOKEN_ANSWER["access_token"]
+        mocker.post(API_URL + TOKEN_PATH, json=ilert_guide.TOKEN_ANSWER)
+        assert ask().access_token == ilert_guide.TOKEN_ANSWER["access_token"]
         assert parse_qs(str(mocker.calls[0].request.body)) == FORM
 
 

@@ -24,9 +24,9 @@ from django_ilert_oauth.models import (
     Reason,
     Status,
 )
-from tests import seed
+from tests.support import ilert_guide
 
-ACCESS, REFRESH = seed.ACCESS_TOKEN, seed.REFRESH_TOKEN
+ACCESS, REFRESH = ilert_guide.ACCESS_TOKEN, ilert_guide.REFRESH_TOKEN
 API_URL = "https://api.ilert.com"
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 

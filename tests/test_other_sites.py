@@ -25,7 +25,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from ilert_standin import StandIn, serve
 from site_browser import Page, SiteBrowser
-from tests.walk import RENEW, log_in, walk
+from tests.support.user_journey import RENEW, log_in, walk
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -192,7 +192,7 @@ DATABASES = {{
         "PYTHONPATH": os.pathsep.join(paths),
     }
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.processes.other_site"],
+        [sys.executable, "-W", "error", "-m", "tests.support.programs.other_site"],
         env=environment,
         capture_output=True,
         text=True,

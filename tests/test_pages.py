@@ -27,7 +27,7 @@ from django_ilert_oauth.templatetags.ilert_oauth_times import ago
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import AccountFactory
-from tests.pages import Element, Page
+from tests.support.html_page import Element, Page
 
 ROOT = Path(__file__).parents[1]
 ACCOUNTS, CONNECT, CALLBACK = "/ilert/", "/ilert/connect/", "/ilert/callback/"

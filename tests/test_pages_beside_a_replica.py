@@ -33,7 +33,7 @@ class Lagging:
 @pytest.fixture
 def replica(settings: Any) -> None:
     settings.DATABASE_ROUTERS = [f"{__name__}.Lagging"]
-    settings.ROOT_URLCONF = "tests.guarded_site"
+    settings.ROOT_URLCONF = "tests.support.guarded_site"
 
 
 def test_the_router_of_these_tests_is_asked(db: None, replica: None) -> None:

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import readme_tree
+from tests.support import readme
 
 PACKAGE = "django_ilert_oauth"
-EXAMPLE = readme_tree.PATH.parent / "example_project"
-LISTED = {
-    module: row[0].split(", ") for module, row in readme_tree.rows(rf"{PACKAGE}\.\w+").items()
-}
+EXAMPLE = readme.PATH.parent / "example_project"
+LISTED = {module: row[0].split(", ") for module, row in readme.rows(rf"{PACKAGE}\.\w+").items()}
 PUBLIC = LISTED | {
-    f"{PACKAGE}.exceptions": list(readme_tree.rows(r"\w+Error")),
-    f"{PACKAGE}.signals": list(readme_tree.rows(r"account_\w+")),
+    f"{PACKAGE}.exceptions": list(readme.rows(r"\w+Error")),
+    f"{PACKAGE}.signals": list(readme.rows(r"account_\w+")),
 }
 #: Defined beside the public ones, for the package itself.
 INTERNAL = {
@@ -42,7 +40,7 @@ def test_public_names_are_listed_in_order(module: str) -> None:
     assert LISTED[module] == sorted(LISTED[module])
 
 
-@pytest.mark.parametrize("code", readme_tree.blocks("python"))
+@pytest.mark.parametrize("code", readme.blocks("python"))
 def test_readme_uses_public_names_only(code: str) -> None:
     assert not_public(code) == []
 

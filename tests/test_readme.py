@@ -32,23 +32,23 @@ from django_ilert_oauth.internal import crypto
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.urls import urlpatterns
 from ilert_standin import Fault, StandIn
-from tests import readme_tree
+from tests.support import readme
 
-ROOT = readme_tree.PATH.parent
+ROOT = readme.PATH.parent
 PACKAGE = Path(django_ilert_oauth.__file__).parent
-TEXT = readme_tree.PATH.read_text()
+TEXT = readme.PATH.read_text()
 COMMANDS = sorted(path.stem for path in PACKAGE.glob("management/commands/[!_]*.py"))
 
 
 def test_readme_renders_without_a_word_of_warning() -> None:
-    assert readme_tree.document(halt_level=1)[0].astext() == "django_ilert_oauth"
+    assert readme.document(halt_level=1)[0].astext() == "django_ilert_oauth"
 
 
 # Tables
 
 
 def test_sections_stand_in_the_order_in_which_they_are_needed() -> None:
-    assert readme_tree.section_titles() == [
+    assert readme.section_titles() == [
         "Screenshots",
         "Try it",
         "What it does",
@@ -71,7 +71,7 @@ def test_sections_stand_in_the_order_in_which_they_are_needed() -> None:
 
 
 def test_each_setting_is_described_with_its_default(settings: Any) -> None:
-    described = readme_tree.rows(f"{PREFIX}[A-Z_]+")
+    described = readme.rows(f"{PREFIX}[A-Z_]+")
     assert list(described) == NAMES
     for name in NAMES:
         if hasattr(settings, name):
@@ -109,18 +109,18 @@ def test_each_signal_is_described_with_its_arguments(
     with pytest.raises(IlertUnavailableError):
         flows.refresh(account, force=True)
     flows.disconnect(account)
-    described = readme_tree.rows(r"account_\w+")
+    described = readme.rows(r"account_\w+")
     told = {name: sorted(arguments) for name, arguments in sent}
     assert {name: sorted(row[0].split(", ")) for name, row in described.items()} == told
     assert set(told) == {name for name, it in vars(signals).items() if isinstance(it, Signal)}
 
 
 def test_each_exception_is_described() -> None:
-    assert sorted(readme_tree.rows(r"\w+Error")) == exceptions.__all__
+    assert sorted(readme.rows(r"\w+Error")) == exceptions.__all__
 
 
 def test_each_check_is_described() -> None:
-    described = readme_tree.rows(r"ilert_oauth\.[EW]\d{3}")
+    described = readme.rows(r"ilert_oauth\.[EW]\d{3}")
     assert set(described) == set(check_ids(ast.parse(Path(checks.__file__).read_text())))
     of_deployment = {check for check, (meaning,) in described.items() if "(--deploy)" in meaning}
     assert of_deployment == set(ids_of(checks.check_deployment))
@@ -169,7 +169,7 @@ def options(parser: ArgumentParser) -> set[str]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_option_of_a_command_is_in_a_table_below_its_name(name: str) -> None:
-    described = readme_tree.options().get(name, [])
+    described = readme.options().get(name, [])
     assert sorted(option.split()[0] for option in described) == sorted(own_options(name))
 
 
@@ -177,7 +177,7 @@ def test_each_option_of_a_command_is_in_a_table_below_its_name(name: str) -> Non
 def test_an_option_is_shown_with_its_default(name: str) -> None:
     parser = parser_of(name)
     for action in parser._actions:
-        for shown in readme_tree.options().get(name, []):
+        for shown in readme.options().get(name, []):
             option, _, value = shown.partition(" ")
             if option in action.option_strings and value and not value.isupper():
                 [given] = [vars(parser.parse_args([option, value]))[action.dest]]
@@ -191,7 +191,7 @@ def setting_in(help_text: str) -> object:
 
 def test_each_page_is_described() -> None:
     names = {f"ilert_oauth:{pattern.name}" for pattern in urlpatterns}
-    assert set(readme_tree.rows(r"ilert_oauth:\w+")) == names
+    assert set(readme.rows(r"ilert_oauth:\w+")) == names
 
 
 # Names anywhere
@@ -230,7 +230,7 @@ def test_a_command_that_is_named_exists(name: str) -> None:
     assert name in get_commands()
 
 
-@pytest.mark.parametrize("literal", sorted(filter(re.compile("--").match, readme_tree.literals())))
+@pytest.mark.parametrize("literal", sorted(filter(re.compile("--").match, readme.literals())))
 def test_an_option_that_is_named_exists(literal: str) -> None:
     known = options(example._parser()) | options(parser_of("check"))
     for command in COMMANDS:
@@ -262,7 +262,7 @@ def test_an_environment_of_tox_that_is_named_exists(name: str) -> None:
 
 
 def test_the_requirements_are_those_that_are_tested_and_installed() -> None:
-    told = readme_tree.section("Requirements")
+    told = readme.section("Requirements")
     pairs = set()
     for pythons, djangos in re.findall(r"Python ([^;]*?) with Django ([\d., or]+)", told.astext()):
         for python in re.findall(r"3\.\d+", pythons):
@@ -285,7 +285,7 @@ def test_an_extra_that_is_named_exists(name: str) -> None:
 # Code and links
 
 
-@pytest.mark.parametrize("code", readme_tree.blocks("python"))
+@pytest.mark.parametrize("code", readme.blocks("python"))
 def test_python_can_be_read_and_finds_what_it_imports(code: str) -> None:
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("django"):
@@ -294,10 +294,10 @@ def test_python_can_be_read_and_finds_what_it_imports(code: str) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for node in readme_tree.document().findall(nodes.reference):
-        assert "refuri" in node or node["refid"] in readme_tree.document().ids
-    places = [node["refuri"] for node in readme_tree.document().findall(nodes.reference)]
-    pictures = [node["uri"] for node in readme_tree.document().findall(nodes.image)]
+    for node in readme.document().findall(nodes.reference):
+        assert "refuri" in node or node["refid"] in readme.document().ids
+    places = [node["refuri"] for node in readme.document().findall(nodes.reference)]
+    pictures = [node["uri"] for node in readme.document().findall(nodes.image)]
     for place in [*places, *pictures]:
         assert urlsplit(place).hostname or (ROOT / place).is_file(), place
 

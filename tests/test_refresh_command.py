@@ -35,11 +35,11 @@ from django_ilert_oauth.management.commands.refresh_ilert_tokens import duration
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Status
 from ilert_standin import StandIn
 from ilert_standin.faults import Fault
-from tests.alive import counting_alive
 from tests.conftest import AccountFactory
-from tests.door import Door
-from tests.flows.beside import LEASE_MS
-from tests.strike import ignore, strike
+from tests.support.live_accounts import counting_alive
+from tests.support.other_callers import LEASE_MS
+from tests.support.own_signals import ignore, strike
+from tests.support.request_monitor import RequestMonitor
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -446,19 +446,19 @@ def secrets_of(account: ConnectedAccount) -> list[str]:
 
 @pytest.mark.django_db(transaction=True)
 def test_concurrency_is_how_many_requests_are_under_way(
-    people: Callable[..., Any], door: Door
+    people: Callable[..., Any], monitor: RequestMonitor
 ) -> None:
     together = threading.Barrier(3, timeout=20)
-    door.on_arrival = lambda count: together.wait()
+    monitor.on_arrival = lambda count: together.wait()
     people(6)
     assert Run("--concurrency=3", "--per-minute=0").counts[0] == 6
-    assert door.most_inside == 3
+    assert monitor.max_concurrent == 3
 
 
-def test_per_minute_is_the_rate_limit(people: Callable[..., Any], door: Door) -> None:
+def test_per_minute_is_the_rate_limit(people: Callable[..., Any], monitor: RequestMonitor) -> None:
     people(4)
     Run("--per-minute=240")
-    assert door.arrivals[-1] - door.arrivals[0] > 0.4
+    assert monitor.arrivals[-1] - monitor.arrivals[0] > 0.4
 
 
 def test_per_minute_0_is_no_limit(
@@ -545,14 +545,14 @@ def shown_on_terminal(*options: str) -> str:
 
 
 @pytest.fixture
-def slow(door: Door) -> Door:
+def slow(monitor: RequestMonitor) -> RequestMonitor:
     """tqdm draws ten times a second."""
-    door.on_arrival = lambda count: time.sleep(0.15)
-    return door
+    monitor.on_arrival = lambda count: time.sleep(0.15)
+    return monitor
 
 
 def test_a_terminal_shows_a_bar_with_done_failed_rate_and_time_left(
-    people: Callable[..., list[ConnectedAccount]], slow: Door
+    people: Callable[..., list[ConnectedAccount]], slow: RequestMonitor
 ) -> None:
     refused(people(4)[0], slow.standin)
     shown = shown_on_terminal("--concurrency=1")
@@ -561,7 +561,7 @@ def test_a_terminal_shows_a_bar_with_done_failed_rate_and_time_left(
     assert re.search(r"100%.* 4/4 ", shown)
 
 
-def test_the_bar_is_drawn_on_one_line(people: Callable[..., Any], slow: Door) -> None:
+def test_the_bar_is_drawn_on_one_line(people: Callable[..., Any], slow: RequestMonitor) -> None:
     people(4)
     shown = shown_on_terminal("--concurrency=1")
     assert shown.count("\r") > 2
@@ -677,9 +677,9 @@ def test_a_run_that_stopped_early_sends_the_pending_revocations_all_the_same(
 @pytest.mark.usefixtures("spared")
 @pytest.mark.parametrize(("number", "code"), [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 129)])
 def test_a_signal_ends_the_command_with_its_own_code_and_no_longer_than_it_runs(
-    people: Callable[..., Any], door: Door, number: int, code: int
+    people: Callable[..., Any], monitor: RequestMonitor, number: int, code: int
 ) -> None:
-    door.on_arrival = lambda count: strike(number)
+    monitor.on_arrival = lambda count: strike(number)
     people(3)
     run = Run("--per-minute=0", "--concurrency=1")
     assert (run.counts, run.code) == ((1, 0, 0, 0, 0), code)
@@ -687,10 +687,12 @@ def test_a_signal_ends_the_command_with_its_own_code_and_no_longer_than_it_runs(
 
 
 @pytest.mark.usefixtures("spared")
-def test_a_signal_that_is_ignored_stays_so(people: Callable[..., Any], door: Door) -> None:
+def test_a_signal_that_is_ignored_stays_so(
+    people: Callable[..., Any], monitor: RequestMonitor
+) -> None:
     """As under nohup."""
     signal.signal(SIGHUP, signal.SIG_IGN)
-    door.on_arrival = lambda count: strike(SIGHUP)
+    monitor.on_arrival = lambda count: strike(SIGHUP)
     people(2)
     run = Run("--per-minute=0", "--concurrency=1")
     assert (run.counts[0], run.code) == (2, 0)
@@ -699,14 +701,14 @@ def test_a_signal_that_is_ignored_stays_so(people: Callable[..., Any], door: Doo
 
 @pytest.mark.usefixtures("spared")
 def test_a_signal_leaves_pending_revocations_to_the_next_run(
-    people: Callable[..., list[ConnectedAccount]], door: Door
+    people: Callable[..., list[ConnectedAccount]], monitor: RequestMonitor
 ) -> None:
     for account in people(4):
         flows.disconnect(account)
-    door.on_arrival = lambda count: strike(SIGTERM)
+    monitor.on_arrival = lambda count: strike(SIGTERM)
     run = Run()
     assert run.code == 143
-    assert len(door.arrivals) == 1
+    assert len(monitor.arrivals) == 1
     assert PendingRevocation.objects.count() == 3
 
 

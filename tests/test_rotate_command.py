@@ -8,7 +8,7 @@ from django.core.management import CommandError, call_command
 
 from django_ilert_oauth.flows import _rotate_keys
 from django_ilert_oauth.models import ConnectedAccount
-from tests.flows.beside import held
+from tests.support.other_callers import held
 
 pytestmark = pytest.mark.django_db
 

@@ -26,8 +26,8 @@ from django_ilert_oauth.session import IlertHTTPError, IlertSession
 from ilert_standin import StandIn, serve
 from ilert_standin.faults import Fault
 from tests.conftest import AccountFactory
-from tests.flows.beside import at_once
-from tests.scripted_adapter import Reply, ScriptedAdapter
+from tests.support.other_callers import at_once
+from tests.support.scripted_adapter import Reply, ScriptedAdapter
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -15,10 +15,10 @@ from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.session import IlertSession
 from tests.conftest import AccountFactory
-from tests.scripted_adapter import Reply, ScriptedAdapter
-from tests.security.transports import interrupted
-from tests.tracked import reachable
-from tests.wire import RawServer, raw_server, reset, saying
+from tests.support.misbehaving_adapters import interrupted
+from tests.support.raw_server import RawServer, raw_server, reset, saying
+from tests.support.reachable_values import reachable
+from tests.support.scripted_adapter import Reply, ScriptedAdapter
 
 TOKEN = "access-token-that-nobody-may-see"
 PASSWORD = "password-of-the-proxy"

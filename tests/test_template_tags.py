@@ -13,8 +13,8 @@ from django.test import RequestFactory
 from django_ilert_oauth.internal import signed_scopes
 from django_ilert_oauth.internal.account_selection import remember
 from django_ilert_oauth.models import Status
-from tests.asked import query_of
 from tests.conftest import AccountFactory
+from tests.support.connect_steps import query_of
 
 EVERY_TAG = """
 {% ilert_account as account %}{% ilert_account scopes="source:w" as writer %}

@@ -30,8 +30,8 @@ from django_ilert_oauth.oauth import client, transport
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.session import IlertSession
 from django_ilert_oauth.testing import FakeIlert, connected_account, fake_ilert
-from tests import readme_tree
-from tests.flows.beside import at_once
+from tests.support import readme
+from tests.support.other_callers import at_once
 
 PATH = "/api/alerts"
 ROOT = Path(__file__).parents[1]
@@ -556,20 +556,23 @@ def test_the_fixture_supplies_what_is_lacking_by_pytest_djangos_own(
 
 def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    environ |= {"PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "tests.kit_site.settings"}
+    environ |= {
+        "PYTHONPATH": str(ROOT),
+        "DJANGO_SETTINGS_MODULE": "tests.support.kit_site.settings",
+    }
     command = [sys.executable, "-W", "error", *arguments]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
 
 
 def test_readmes_tests_run_as_printed_with_the_fixture_that_is_just_there(tmp_path: Path) -> None:
-    blocks = readme_tree.blocks("python", "Testing your project")
+    blocks = readme.blocks("python", "Testing your project")
     (tmp_path / "test_site.py").write_text("\n\n".join(blocks))
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", folder=tmp_path)
     assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_test_that_reaches_for_what_is_not_there_fails(tmp_path: Path) -> None:
-    first, _ = readme_tree.blocks("python", "Testing your project")
+    first, _ = readme.blocks("python", "Testing your project")
     lines = [line for line in first.splitlines() if "fake_ilert.answer" not in line]
     (tmp_path / "test_site.py").write_text("\n".join(lines))
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", folder=tmp_path)

@@ -27,7 +27,7 @@ from ilert_standin.browser import authorize
 from ilert_standin.errors import STATUSES
 from ilert_standin.faults import Fault, parse_fault
 from tests.conftest import CALLBACK, AccountFactory, spoil
-from tests.flows.beside import beside
+from tests.support.other_callers import beside
 
 ACCOUNTS, CONNECT = "/ilert/", "/ilert/connect/"
 ENDED = "This request to connect has ended"

@@ -14,9 +14,9 @@ from django_ilert_oauth.exceptions import EndpointMismatchError, ReconnectRequir
 from django_ilert_oauth.flows import _async
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from ilert_standin import StandIn
-from tests import readme_tree
 from tests.conftest import AccountFactory
-from tests.flows.beside import stored_tokens
+from tests.support import readme
+from tests.support.other_callers import stored_tokens
 
 aget = async_to_sync(flows.aget_access_token)
 arefresh = async_to_sync(flows.arefresh)
@@ -132,7 +132,7 @@ def test_a_task_that_is_cancelled_loses_no_token(
 
 @pytest.fixture
 def recipe() -> dict[str, Any]:
-    [block] = readme_tree.blocks("python", "From async code")
+    [block] = readme.blocks("python", "From async code")
     names: dict[str, Any] = {}
     exec(block, names)  # noqa: S102
     return names

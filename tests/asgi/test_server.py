@@ -17,7 +17,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import StandIn
 from tests.conftest import AccountFactory
-from tests.flows.beside import stored_tokens
+from tests.support.other_callers import stored_tokens
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -47,7 +47,7 @@ def until(condition: Any) -> None:
 
 @pytest.fixture
 def site(settings: Any) -> Iterator[str]:
-    settings.ROOT_URLCONF = "tests.asgi.site"
+    settings.ROOT_URLCONF = "tests.support.async_site"
     settings.ALLOWED_HOSTS = ["127.0.0.1"]
     with serve() as url:
         yield url

@@ -23,9 +23,9 @@ from django.utils import timezone
 
 from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import StandIn, serve
-from tests.celery.door import Door
-from tests.celery.fleet import clean_up, fleet_app
-from tests.require_services import address_of, answers
+from tests.support.celery_app import clean_up, fleet_app
+from tests.support.request_gate import RequestGate
+from tests.support.require_services import address_of, answers
 
 ROOT = Path(__file__).parents[2]
 BOTH = ["redis://127.0.0.1:6379/0", "amqp://guest:guest@127.0.0.1:5672//"]
@@ -57,21 +57,21 @@ def app(broker_url: str) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def door(ilert: StandIn, settings: Any) -> Iterator[Door]:
+def gate(ilert: StandIn, settings: Any) -> Iterator[RequestGate]:
     """The way to the stand-in that accounts take which are made from now on."""
     ilert.options.requests_per_minute = 0
-    door = Door(ilert)
-    with serve(door) as url:
+    gate = RequestGate(ilert)
+    with serve(gate) as url:
         settings.ILERT_OAUTH_API_URL = url
         try:
-            yield door
+            yield gate
         finally:
-            door.open.set()
+            gate.open.set()
 
 
 @pytest.fixture
 def make_due(
-    transactional_db: None, door: Door, ilert: StandIn, settings: Any
+    transactional_db: None, gate: RequestGate, ilert: StandIn, settings: Any
 ) -> Callable[[int], list[ConnectedAccount]]:
     """So many accounts that are due."""
 
@@ -119,7 +119,7 @@ class Workers:
         quiet = "--without-mingle --without-gossip --without-heartbeat"
         with (self.folder / f"{name}.log").open("wb") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "tests.celery.worker", "worker"]
+                [sys.executable, "-m", "celery", "-A", "tests.support.celery_worker", "worker"]
                 + f"{options} {quiet}".split(),
                 cwd=ROOT,
                 env=self.environment | {"FLEET_WORKER": name},
@@ -138,7 +138,12 @@ class Workers:
 
 @pytest.fixture
 def workers(
-    app: Celery, broker_url: str, door: Door, settings: Any, tmp_path: Path, transactional_db: None
+    app: Celery,
+    broker_url: str,
+    gate: RequestGate,
+    settings: Any,
+    tmp_path: Path,
+    transactional_db: None,
 ) -> Iterator[Workers]:
     facts = {
         "DJANGO_SETTINGS_MODULE": "tests.settings",
@@ -151,7 +156,7 @@ def workers(
     }
     workers = Workers(os.environ | facts, tmp_path)
     yield workers
-    door.open.set()
+    gate.open.set()
     for worker in workers.running.values():
         workers.kill(worker)
 

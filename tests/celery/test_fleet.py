@@ -13,8 +13,8 @@ from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.tasks import refresh_account, refresh_expiring_tokens
 from ilert_standin import StandIn
 from tests.celery.conftest import Workers, eventually
-from tests.celery.door import Door
-from tests.celery.fleet import raw_messages
+from tests.support.celery_app import raw_messages
+from tests.support.request_gate import RequestGate
 
 MakeDue = Callable[[int], list[ConnectedAccount]]
 
@@ -52,23 +52,23 @@ class Beat:
 
 
 def test_a_worker_killed_midway_costs_no_account_and_no_second_request(
-    make_due: MakeDue, door: Door, workers: Workers, ilert: StandIn
+    make_due: MakeDue, gate: RequestGate, workers: Workers, ilert: StandIn
 ) -> None:
     accounts = make_due(500)
     secrets = [secret for account in accounts for secret in secrets_of(account)]
-    door.shut_at = 200
+    gate.shut_at = 200
     for _ in range(2):
         workers.start()
     eventually(lambda: workers.log.count(" ready.") == 2, workers)
     beat = Beat()
     # Both processes of a worker have a request under way that ilert has not seen, and no answer to
     # store. Those of the other may wait for the same accounts, whose messages have come back.
-    eventually(lambda: beat.tick() and 2 in door.waiting.values(), workers)
-    [(unlucky, _count)] = door.waiting.most_common(1)
+    eventually(lambda: beat.tick() and 2 in gate.waiting.values(), workers)
+    [(unlucky, _count)] = gate.waiting.most_common(1)
     workers.kill(workers.running[unlucky])
-    eventually(lambda: door.waiting[unlucky] == 0, workers)
+    eventually(lambda: gate.waiting[unlucky] == 0, workers)
     assert 0 < left() < 500
-    door.open.set()
+    gate.open.set()
     # Where they waited in vain, the task itself tries again, after a minute.
     eventually(lambda: beat.tick() and left() == 0, workers, seconds=180)
     assert requests_by_account(ilert) == {account.pk: 1 for account in accounts}
@@ -80,7 +80,7 @@ def test_a_worker_killed_midway_costs_no_account_and_no_second_request(
 
 
 def test_two_workers_together_keep_the_pace_at_the_token_endpoint(
-    make_due: MakeDue, door: Door, workers: Workers
+    make_due: MakeDue, gate: RequestGate, workers: Workers
 ) -> None:
     """Ten a second. What piles up while the machine is busy comes at once, so twice as many may."""
     make_due(150)
@@ -90,8 +90,8 @@ def test_two_workers_together_keep_the_pace_at_the_token_endpoint(
     eventually(lambda: workers.log.count(" ready.") == 2, workers)
     beat = Beat()
     eventually(lambda: beat.tick() and left() == 0, workers)
-    assert door.arrivals[-1] - door.arrivals[0] > 10
-    assert max(arrived_within(5, door.arrivals)) <= 100
+    assert gate.arrivals[-1] - gate.arrivals[0] > 10
+    assert max(arrived_within(5, gate.arrivals)) <= 100
 
 
 def arrived_within(seconds: float, arrivals: list[float]) -> list[int]:

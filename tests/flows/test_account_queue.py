@@ -15,8 +15,8 @@ from django.utils import timezone
 from django_ilert_oauth.flows._bulk import account_queue
 from django_ilert_oauth.flows._bulk.account_queue import AccountQueue
 from django_ilert_oauth.models import ConnectedAccount
-from tests.alive import counting_alive
 from tests.conftest import People
+from tests.support.live_accounts import counting_alive
 
 pytestmark = pytest.mark.django_db
 

@@ -28,13 +28,13 @@ from django_ilert_oauth.exceptions import (
     ReconnectRequiredError,
 )
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
-from tests.flows.beside import stored
-from tests.wire import RawServer, Reply, raw_server, reset, saying
+from tests.support.other_callers import stored
+from tests.support.raw_server import RawReply, RawServer, raw_server, reset, saying
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def answer(status: int, body: object = b"", **headers: str) -> Reply:
+def answer(status: int, body: object = b"", **headers: str) -> RawReply:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {"Content-Length": str(len(content)), "Connection": "close"}
     named |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -62,7 +62,7 @@ def end_at_once(_connection: socket.socket, _server: RawServer) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    reply: Reply
+    reply: RawReply
     code: str
     error: type[IlertOAuthError] = IlertUnavailableError
     retry_after: tuple[float, float] | None = None
@@ -73,7 +73,7 @@ UNUSABLE = "unusable_response"
 LIMITED = "rate_limited"
 
 
-def refusal(code: str, status: int = 400) -> Reply:
+def refusal(code: str, status: int = 400) -> RawReply:
     return answer(status, {"code": code, "error": "Some text"})
 
 

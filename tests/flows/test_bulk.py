@@ -26,8 +26,8 @@ from django_ilert_oauth.models import ConnectedAccount, Status
 from django_ilert_oauth.signals import account_refreshed
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory, People
-from tests.door import Door
-from tests.flows.beside import at_once, without_autocommit
+from tests.support.other_callers import at_once, without_autocommit
+from tests.support.request_monitor import RequestMonitor
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -148,18 +148,20 @@ def test_each_account_that_was_refreshed_is_told_by_its_key(people: People, iler
 # One thread for the database, many requests under way
 
 
-def test_as_many_requests_are_under_way_as_is_allowed(people: People, door: Door) -> None:
+def test_as_many_requests_are_under_way_as_is_allowed(
+    people: People, monitor: RequestMonitor
+) -> None:
     together = threading.Barrier(3, timeout=20)
-    door.on_arrival = lambda count: together.wait()
+    monitor.on_arrival = lambda count: together.wait()
     people(6)
     assert run(concurrency=3).refreshed == 6
-    assert door.most_inside == 3
+    assert monitor.max_concurrent == 3
 
 
 @pytest.mark.django_db
-def test_inside_a_test_case_a_run_just_works(people: People, door: Door) -> None:
+def test_inside_a_test_case_a_run_just_works(people: People, monitor: RequestMonitor) -> None:
     together = threading.Barrier(2, timeout=20)
-    door.on_arrival = lambda count: together.wait()
+    monitor.on_arrival = lambda count: together.wait()
     people(4)
     assert run(concurrency=2).refreshed == 4
     assert held_leases() == 0
@@ -229,15 +231,17 @@ def limited(**headers: str) -> Fault:
     )
 
 
-def test_a_rate_limit_pauses_the_whole_run_and_loses_nobody(people: People, door: Door) -> None:
+def test_a_rate_limit_pauses_the_whole_run_and_loses_nobody(
+    people: People, monitor: RequestMonitor
+) -> None:
     people(12)
-    standin = door.standin
+    standin = monitor.standin
     standin.add_fault("token", limited(Retry_After="1"))
     assert run(per_minute=1200) == flows.BulkResult(refreshed=12)
-    first = door.arrivals[0]
+    first = monitor.arrivals[0]
     # Without a pause all would come within 0.6 seconds; three other threads may be on their way.
-    assert sum(arrival < first + 0.95 for arrival in door.arrivals) <= 4
-    assert len(door.arrivals) == 13
+    assert sum(arrival < first + 0.95 for arrival in monitor.arrivals) <= 4
+    assert len(monitor.arrivals) == 13
     assert sorted(asked(standin).values()) == [1] * 11 + [2]
 
 
@@ -380,14 +384,14 @@ def test_any_number_of_runs_refresh_each_account_once(
 
 
 def test_an_account_that_changes_hands_during_its_request_keeps_what_is_stored(
-    people: People, door: Door
+    people: People, monitor: RequestMonitor
 ) -> None:
     def disconnect(count: int) -> None:
         ConnectedAccount.objects.update(status=Status.DISCONNECTED, refresh_token_ciphertext="")
         connections.close_all()
 
     people(1)
-    door.on_arrival = disconnect
+    monitor.on_arrival = disconnect
     assert run() == flows.BulkResult(skipped=1)
     row = ConnectedAccount.objects.get()
     assert (row.status, row.refresh_token_ciphertext) == (Status.DISCONNECTED, "")
@@ -439,17 +443,17 @@ def break_down_once() -> Callable[[flows.BulkResult], None]:
 @pytest.mark.parametrize("on_progress", [break_down, break_down_once()])
 def test_progress_that_raises_ends_the_run_and_leaves_nothing_behind(
     people: People,
-    door: Door,
+    monitor: RequestMonitor,
     on_progress: Callable[[flows.BulkResult], None],
 ) -> None:
     people(40)
     together = threading.Barrier(3, timeout=20)
-    door.on_arrival = lambda count: together.wait() if count <= 3 else time.sleep(0.05)
+    monitor.on_arrival = lambda count: together.wait() if count <= 3 else time.sleep(0.05)
     with pytest.raises(RuntimeError, match="the bar broke"):
         run(concurrency=3, on_progress=on_progress)
-    assert len(door.arrivals) < 20
+    assert len(monitor.arrivals) < 20
     assert held_leases() == 0
-    assert ConnectedAccount.objects.filter(refreshed_at=None).count() == 40 - len(door.arrivals)
+    assert ConnectedAccount.objects.filter(refreshed_at=None).count() == 40 - len(monitor.arrivals)
 
 
 def test_progress_that_raises_keeps_no_refresh_from_the_receivers(
@@ -464,11 +468,11 @@ def test_progress_that_raises_keeps_no_refresh_from_the_receivers(
 
 
 def test_a_stopped_run_finishes_the_requests_under_way_and_writes_their_tokens(
-    people: People, door: Door
+    people: People, monitor: RequestMonitor
 ) -> None:
     stop = threading.Event()
     together = threading.Barrier(3, action=stop.set, timeout=20)
-    door.on_arrival = lambda count: together.wait()
+    monitor.on_arrival = lambda count: together.wait()
     people(12)
     result = run(concurrency=3, stop=stop)
     assert result == flows.BulkResult(refreshed=3, stopped="interrupted")
@@ -476,14 +480,16 @@ def test_a_stopped_run_finishes_the_requests_under_way_and_writes_their_tokens(
     assert held_leases() == 0
 
 
-def test_a_stopped_run_gives_back_what_waited_for_its_moment(people: People, door: Door) -> None:
+def test_a_stopped_run_gives_back_what_waited_for_its_moment(
+    people: People, monitor: RequestMonitor
+) -> None:
     stop = threading.Event()
-    door.on_arrival = lambda count: stop.set()
+    monitor.on_arrival = lambda count: stop.set()
     people(6)
     result = run(concurrency=3, per_minute=1, stop=stop)
     # What was not asked for is nobody else's either: it is still due.
     assert result == flows.BulkResult(refreshed=1, stopped="interrupted")
-    assert len(door.arrivals) == 1
+    assert len(monitor.arrivals) == 1
     assert held_leases() == 0
 
 
@@ -645,7 +651,7 @@ def test_a_database_that_takes_no_tokens_costs_no_more_than_those_under_way(
 
 
 def test_while_the_database_takes_no_tokens_the_run_asks_for_nobody_else(
-    people: People, door: Door, failing: Callable[..., Any]
+    people: People, monitor: RequestMonitor, failing: Callable[..., Any]
 ) -> None:
     stored: list[int] = []
 
@@ -653,7 +659,7 @@ def test_while_the_database_takes_no_tokens_the_run_asks_for_nobody_else(
         stored.append(ConnectedAccount.objects.exclude(refreshed_at=None).count())
         connections.close_all()
 
-    door.on_arrival = note
+    monitor.on_arrival = note
     people(2)
     with failing(*STORE, times=30):
         assert run(concurrency=2, per_minute=600).refreshed == 2

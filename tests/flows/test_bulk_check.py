@@ -17,7 +17,7 @@ from django_ilert_oauth.flows._bulk.runner import MAX_ATTEMPTS, OUTAGE
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import Fault, StandIn
 from tests.conftest import People
-from tests.door import Door
+from tests.support.request_monitor import RequestMonitor
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -161,13 +161,15 @@ def test_an_account_that_stays_rate_limited_fails(
     assert result == flows.CheckResult(checked=1, failures={first.pk: "rate_limited"})
 
 
-def test_a_run_that_is_stopped_makes_no_further_request(people: People, door: Door) -> None:
+def test_a_run_that_is_stopped_makes_no_further_request(
+    people: People, monitor: RequestMonitor
+) -> None:
     stop = threading.Event()
-    door.on_arrival = lambda count: stop.set()
+    monitor.on_arrival = lambda count: stop.set()
     people(3, **expired())
     result = run(concurrency=1, stop=stop)
     assert (result.stopped, result.done) == ("interrupted", 0)
-    assert asked(door.standin) == ["token"]
+    assert asked(monitor.standin) == ["token"]
 
 
 # What ends a run early

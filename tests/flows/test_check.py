@@ -26,7 +26,7 @@ from django_ilert_oauth.models import ConnectedAccount, Status
 from django_ilert_oauth.oauth import client, transport
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
-from tests.flows.beside import Acting, beside, stored_tokens
+from tests.support.other_callers import Acting, beside, stored_tokens
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

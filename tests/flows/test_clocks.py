@@ -15,7 +15,7 @@ from django_ilert_oauth.internal.db import DatabaseTime
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import StandIn
 from tests.conftest import AccountFactory
-from tests.flows.beside import LEASE_MS, at_once, copies, held, lapse_leases, stored_tokens
+from tests.support.other_callers import LEASE_MS, at_once, copies, held, lapse_leases, stored_tokens
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -20,8 +20,8 @@ from django_ilert_oauth.flows import _refresh
 from django_ilert_oauth.models import ConnectedAccount, Status
 from django_ilert_oauth.oauth import transport
 from ilert_standin import Fault, StandIn
-from tests.flows.beside import Acting, at_once, copies, lapse_leases, stored, stored_tokens
-from tests.processes.caller import callers
+from tests.support.other_callers import Acting, at_once, copies, lapse_leases, stored, stored_tokens
+from tests.support.programs.caller import callers
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

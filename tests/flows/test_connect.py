@@ -33,8 +33,8 @@ from django_ilert_oauth.oauth import client, transport
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import CALLBACK, AccountFactory
-from tests.flows.beside import Acting, beside
 from tests.security.test_ways_in import Late
+from tests.support.other_callers import Acting, beside
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -15,8 +15,8 @@ from django_ilert_oauth.internal.db import DatabaseTime
 from django_ilert_oauth.models import ConnectedAccount, Status
 from django_ilert_oauth.oauth import transport
 from ilert_standin import Fault, StandIn
-from tests.flows.beside import Acting, beside, lapse_leases, stored, stored_tokens
-from tests.processes.caller import Caller, callers
+from tests.support.other_callers import Acting, beside, lapse_leases, stored, stored_tokens
+from tests.support.programs.caller import Caller, callers
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -21,8 +21,8 @@ from django_ilert_oauth.flows._steps import run_now
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory, People
-from tests.door import Door
-from tests.flows.beside import held
+from tests.support.other_callers import held
+from tests.support.request_monitor import RequestMonitor
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -208,11 +208,13 @@ def test_a_database_that_fails_when_refusals_are_believed_ends_the_run(
     assert ended() == []
 
 
-def test_a_stopped_run_spares_the_grants_that_were_refused(people: People, door: Door) -> None:
+def test_a_stopped_run_spares_the_grants_that_were_refused(
+    people: People, monitor: RequestMonitor
+) -> None:
     stop = threading.Event()
-    door.on_arrival = lambda count: stop.set() if count == 3 else None
+    monitor.on_arrival = lambda count: stop.set() if count == 3 else None
     people(8)
-    door.standin.add_fault("token", REFUSED, times=3)
+    monitor.standin.add_fault("token", REFUSED, times=3)
     result = run(stop=stop)
     assert (result.stopped, result.failed) == ("interrupted", 3)
     assert ended() == []

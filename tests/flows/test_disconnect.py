@@ -17,7 +17,7 @@ from django_ilert_oauth.flows._disconnect import MAX_TRIES, end_grant_of_deleted
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reason, Status
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
-from tests.flows.beside import beside, stored
+from tests.support.other_callers import beside, stored
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

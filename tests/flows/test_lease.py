@@ -22,7 +22,7 @@ from django_ilert_oauth.internal.db import DatabaseTime, update_row
 from django_ilert_oauth.models import ConnectedAccount, Status
 from django_ilert_oauth.oauth.transport import clock
 from tests.conftest import AccountFactory, People
-from tests.flows.beside import at_once, beside, copies, held, lapse_leases, stored
+from tests.support.other_callers import at_once, beside, copies, held, lapse_leases, stored
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

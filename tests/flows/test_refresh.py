@@ -24,7 +24,7 @@ from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.signals import account_refreshed
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
-from tests.flows.beside import Acting, stored
+from tests.support.other_callers import Acting, stored
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -33,12 +33,12 @@ def site(
     standin.reset()
     known = str(standin.issue_tokens("acme", "grace")["refresh_token"])
     environment = os.environ | {
-        "DJANGO_SETTINGS_MODULE": "tests.replica_settings",
+        "DJANGO_SETTINGS_MODULE": "tests.support.replica_settings",
         "REPLICA_FOLDER": str(tmp_path_factory.mktemp("databases")),
         "REPLICA_ILERT": url,
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "tests.processes.replica_site", known]
+    command = [sys.executable, "-m", "tests.support.programs.replica_site", known]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
     )

@@ -20,8 +20,8 @@ from django_ilert_oauth.flows._revocation import MAX_AGE, MIN_DELAY
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Status
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory, People
-from tests.door import Door
 from tests.flows.test_disconnect import revoked
+from tests.support.request_monitor import RequestMonitor
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -114,12 +114,14 @@ def test_a_revocation_goes_to_the_ilert_that_issued_the_token(
     assert ilert.live_refresh_tokens("acme", "grace") == 0
 
 
-def test_those_of_one_commit_are_sent_at_the_same_time(people: People, door: Door) -> None:
+def test_those_of_one_commit_are_sent_at_the_same_time(
+    people: People, monitor: RequestMonitor
+) -> None:
     together = threading.Barrier(_revocation.CONCURRENCY, timeout=20)
-    door.on_arrival = lambda count: together.wait()
+    monitor.on_arrival = lambda count: together.wait()
     people(2 * _revocation.CONCURRENCY)
     ConnectedAccount.objects.all().delete()
-    assert door.most_inside == _revocation.CONCURRENCY
+    assert monitor.max_concurrent == _revocation.CONCURRENCY
     assert not PendingRevocation.objects.exists()
 
 

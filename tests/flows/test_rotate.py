@@ -15,7 +15,7 @@ from django_ilert_oauth.internal import crypto
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
-from tests.flows.beside import held
+from tests.support.other_callers import held
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -30,7 +30,7 @@ from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.oauth.transport import clock
 from ilert_standin import StandIn
 from tests.conftest import AccountFactory
-from tests.flows.beside import Acting, beside, stored, stored_tokens
+from tests.support.other_callers import Acting, beside, stored, stored_tokens
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -34,7 +34,7 @@ from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth import transport
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
-from tests.flows.beside import (
+from tests.support.other_callers import (
     Acting,
     at_once,
     beside,

@@ -20,10 +20,10 @@ from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.secret import Secret
 from ilert_standin import StandIn
-from tests.flows.beside import at_once
 from tests.support.databases import changed_settings, needs_postgresql
+from tests.support.other_callers import at_once
 from tests.support.pgbouncer import pgbouncer
-from tests.support.processes import refresh_all_with_few_files, site_process
+from tests.support.site_processes import refresh_all_with_few_files, site_process
 
 from .conftest import MakeDue, lost, refreshed
 

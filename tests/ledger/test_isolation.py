@@ -16,8 +16,8 @@ from django_ilert_oauth.exceptions import IlertOAuthError, IlertUnavailableError
 from django_ilert_oauth.models import ConnectedAccount, Status
 from django_ilert_oauth.oauth.secret import Secret
 from ilert_standin import StandIn
-from tests.flows.beside import at_once, copies
 from tests.support.databases import needs_server, with_options
+from tests.support.other_callers import at_once, copies
 
 from .conftest import MakeDue, lost, refreshed
 

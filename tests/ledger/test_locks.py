@@ -13,8 +13,8 @@ from django.db import connection
 from django_ilert_oauth import flows
 from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import StandIn
-from tests.door import Door
 from tests.support.databases import RowLock, TableLock, needs_server, with_options
+from tests.support.request_monitor import RequestMonitor
 
 from .conftest import MakeDue, lost, refreshed
 
@@ -55,14 +55,14 @@ def locked_for(seconds: float, lock: RowLock) -> None:
     ids=["get_access_token", "refresh_many"],
 )
 def test_tokens_that_come_while_their_row_is_locked_are_stored_afterwards(
-    door: Door,
+    monitor: RequestMonitor,
     make_due: MakeDue,
     ilert: StandIn,
     refresh: Callable[[ConnectedAccount], Any],
     lock: Callable[[ConnectedAccount], RowLock],
 ) -> None:
     [account] = make_due(1)
-    door.on_arrival = lambda _count: locked_for(1, lock(account))
+    monitor.on_arrival = lambda _count: locked_for(1, lock(account))
     started = time.monotonic()
     refresh(account)
     assert time.monotonic() - started > 1
@@ -87,12 +87,12 @@ def test_a_row_that_is_locked_for_the_whole_run_holds_up_nobody_else(
 
 
 def test_a_row_that_is_locked_while_its_tokens_come_holds_up_nobody_else(
-    door: Door, make_due: MakeDue, ilert: StandIn
+    monitor: RequestMonitor, make_due: MakeDue, ilert: StandIn
 ) -> None:
     first, *_others = make_due(40)
     lock = RowLock(first)
     act = {1: lock.take, 40: lock.release}
-    door.on_arrival = lambda count: act[count]() if count in act else None
+    monitor.on_arrival = lambda count: act[count]() if count in act else None
     result = flows.refresh_many(ConnectedAccount.objects.all(), concurrency=4, per_minute=0)
     assert (result.refreshed, result.failures) == (40, {})
     assert lost(ilert) == []

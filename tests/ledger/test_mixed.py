@@ -18,7 +18,7 @@ from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import IlertOAuthError
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import StandIn
-from tests.flows.beside import at_once
+from tests.support.other_callers import at_once
 
 from .conftest import MakeDue, lost
 

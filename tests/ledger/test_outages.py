@@ -26,8 +26,6 @@ from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.oauth.secret import Secret
 from ilert_standin import Fault, StandIn
-from tests.door import Door
-from tests.flows.beside import Acting, beside
 from tests.support.databases import (
     READ_ONLY,
     TOO_MANY_CONNECTIONS,
@@ -36,7 +34,9 @@ from tests.support.databases import (
     needs_server,
     with_options,
 )
+from tests.support.other_callers import Acting, beside
 from tests.support.proxy import TcpProxy
+from tests.support.request_monitor import RequestMonitor
 
 from .conftest import MakeDue, lost
 
@@ -60,21 +60,21 @@ def run(concurrency: int) -> flows.BulkResult:
 
 
 def test_a_database_that_is_out_for_ten_seconds_costs_a_run_nothing(
-    proxy: TcpProxy, door: Door, make_due: MakeDue, ilert: StandIn
+    proxy: TcpProxy, monitor: RequestMonitor, make_due: MakeDue, ilert: StandIn
 ) -> None:
     make_due(60)
-    door.on_arrival = when_number(20, lambda: proxy.go_down(10))
+    monitor.on_arrival = when_number(20, lambda: proxy.go_down(10))
     result = run(8)
     assert (result.refreshed, result.failures, result.stopped) == (60, {}, "")
     assert lost(ilert) == []
 
 
 def test_a_database_without_a_free_connection_costs_a_run_nothing(
-    proxy: TcpProxy, door: Door, make_due: MakeDue, ilert: StandIn
+    proxy: TcpProxy, monitor: RequestMonitor, make_due: MakeDue, ilert: StandIn
 ) -> None:
     make_due(60)
     refusal = TOO_MANY_CONNECTIONS[connection.vendor]
-    door.on_arrival = when_number(20, lambda: proxy.go_down(3, refusal))
+    monitor.on_arrival = when_number(20, lambda: proxy.go_down(3, refusal))
     result = run(8)
     assert (result.refreshed, result.failures, result.stopped) == (60, {}, "")
     assert lost(ilert) == []
@@ -152,13 +152,13 @@ def test_a_connection_cut_at_any_statement_leaves_no_grant_of_one_who_has_discon
 
 
 def test_a_connection_cut_during_the_command_costs_no_summary_and_no_revocation(
-    proxy: TcpProxy, door: Door, make_due: MakeDue, ilert: StandIn, user: User
+    proxy: TcpProxy, monitor: RequestMonitor, make_due: MakeDue, ilert: StandIn, user: User
 ) -> None:
     [leaving] = make_due(1, first=30)
     ilert.add_fault("revoke", Fault(status=503))
     flows.disconnect(leaving)
     make_due(30)
-    door.on_arrival = when_number(len(door.arrivals) + 15, proxy.cut)
+    monitor.on_arrival = when_number(len(monitor.arrivals) + 15, proxy.cut)
     output = StringIO()
     call_command("refresh_ilert_tokens", json=True, per_minute=0, stdout=output)
     summary = json.loads(output.getvalue())
@@ -271,12 +271,12 @@ def test_a_second_connection_that_is_free_again_soon_is_used(
 
 
 def test_a_failover_to_a_read_only_server_loses_nothing_and_nothing_is_asked_for_meanwhile(
-    proxy: TcpProxy, door: Door, make_due: MakeDue, ilert: StandIn
+    proxy: TcpProxy, monitor: RequestMonitor, make_due: MakeDue, ilert: StandIn
 ) -> None:
     make_due(40)
     asked: list[int] = []
-    door.on_arrival = when_number(15, lambda: fail_over(proxy, 3))
-    Timer(2, lambda: asked.append(len(door.arrivals))).start()
+    monitor.on_arrival = when_number(15, lambda: fail_over(proxy, 3))
+    Timer(2, lambda: asked.append(len(monitor.arrivals))).start()
     result = run(5)
     assert (result.refreshed, result.failures, result.stopped) == (40, {}, "")
     assert asked[0] <= 15 + 5
@@ -285,14 +285,14 @@ def test_a_failover_to_a_read_only_server_loses_nothing_and_nothing_is_asked_for
 
 @pytest.mark.usefixtures("impatient")
 def test_a_database_that_stays_read_only_after_a_failover_ends_the_run(
-    proxy: TcpProxy, door: Door, make_due: MakeDue
+    proxy: TcpProxy, monitor: RequestMonitor, make_due: MakeDue
 ) -> None:
     make_due(40)
-    door.on_arrival = when_number(15, lambda: fail_over(proxy, 10))
+    monitor.on_arrival = when_number(15, lambda: fail_over(proxy, 10))
     result = run(5)
     assert result.stopped == "database"
     assert 1 <= list(result.failures.values()).count("not_stored") <= 5
-    assert len(door.arrivals) <= 15 + 5
+    assert len(monitor.arrivals) <= 15 + 5
 
 
 @pytest.mark.usefixtures("impatient")

@@ -13,7 +13,7 @@ from django.db import connection
 
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import StandIn
-from tests.support.processes import (
+from tests.support.site_processes import (
     fork_after_a_refresh_in_a_transaction,
     refresh_for_ever,
     refresh_with_short_leases,

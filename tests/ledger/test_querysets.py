@@ -14,7 +14,7 @@ from django.db.models import Count, F
 from django_ilert_oauth import flows
 from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import StandIn
-from tests.flows.beside import at_once
+from tests.support.other_callers import at_once
 
 from .conftest import MakeDue, lost, refreshed
 

@@ -23,9 +23,9 @@ from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.signals import account_refreshed
 from ilert_standin import StandIn
-from tests.flows.beside import Acting, beside
 from tests.support.databases import changed_settings, needs_postgresql
 from tests.support.needs import is_missing
+from tests.support.other_callers import Acting, beside
 
 from .conftest import MakeDue, lost, refreshed
 
@@ -67,7 +67,7 @@ def of_tenants(django_db_setup: None, django_db_blocker: Any) -> Iterator[dict[s
         execute(f'DROP DATABASE IF EXISTS "{name}"', f'CREATE DATABASE "{name}"')
         try:
             site = subprocess.run(
-                [sys.executable, "-m", "tests.processes.tenant_site"],
+                [sys.executable, "-m", "tests.support.programs.tenant_site"],
                 env={**os.environ, **environment},
                 check=True,
                 stdout=subprocess.PIPE,

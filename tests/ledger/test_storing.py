@@ -15,7 +15,7 @@ from django_ilert_oauth.flows import _lease, _storing
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth import transport
 from ilert_standin import StandIn
-from tests.flows.beside import Acting, beside
+from tests.support.other_callers import Acting, beside
 
 from .conftest import MakeDue, lost
 

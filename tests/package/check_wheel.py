@@ -18,9 +18,9 @@ from shlex import quote
 from demo_ports import HOST, choose_ports
 from ilert_standin import StandIn, serve
 from site_browser import SiteBrowser
-from tests import readme_tree
 from tests.package.shell import Shell
-from tests.walk import RENEW, connect, disconnect, log_in, standin_for, walk
+from tests.support import readme
+from tests.support.user_journey import RENEW, connect, disconnect, log_in, standin_for, walk
 
 PACKAGE = "django_ilert_oauth"
 #: Where README has the site and its callback.
@@ -99,7 +99,7 @@ plugins = mypy_django_plugin.main
 [mypy.plugins.django-stubs]
 django_settings_module = mysite.settings
 """
-DOWNSTREAM = Path(__file__).parents[1] / "downstream.py"
+TYPED_SITE = Path(__file__).parents[1] / "support/typed_site.py"
 
 ALLAUTH_URLS = 'urlpatterns += [path("accounts/", include("allauth.urls"))]\n'
 
@@ -115,19 +115,19 @@ class Newcomer:
         self.has_called = False
 
     def follow_readme(self) -> None:
-        assert f"{SITE}{CALLBACK}" in readme_tree.literals()
-        for step in readme_tree.installation():
+        assert f"{SITE}{CALLBACK}" in readme.literals()
+        for step in readme.installation():
             match step:
-                case readme_tree.Addition(path, lines):
+                case readme.Addition(path, lines):
                     self.add(Path(path), lines)
-                case readme_tree.Command("python manage.py runserver"):
+                case readme.Command("python manage.py runserver"):
                     self.connect_and_call()
-                case readme_tree.Command("python manage.py createsuperuser" as line):
+                case readme.Command("python manage.py createsuperuser" as line):
                     self.shell.answer(line, ANSWERS)
-                case readme_tree.Command("python manage.py check --deploy" as line):
+                case readme.Command("python manage.py check --deploy" as line):
                     said = self.shell.run(line, may_fail=True)
                     assert set(re.findall(r"ilert_oauth\.\w+", said)) == LEFT_TO_BE_SET
-                case readme_tree.Command(line):
+                case readme.Command(line):
                     printed = self.shell.run(line.replace("the key that was printed", self.key))
                     self.key = self.key or (printed.strip() if "generate_key" in line else "")
         assert self.has_called, "the installation does not start the site"
@@ -136,7 +136,7 @@ class Newcomer:
         with self.serving() as standin:
             log_in(self.site, "/ilert/", username="admin", password=PASSWORD)
             connect(self.site, standin)
-            [example, *_others] = readme_tree.blocks("python")
+            [example, *_others] = readme.blocks("python")
             said = self.shell.run(f"{IN_SHELL} {quote(EXAMPLE + example)}")
             assert "Website checks\nServer room\n" in said
             self.renew()
@@ -164,8 +164,8 @@ class Newcomer:
         """Of a site's code against the wheel, which says by ``py.typed`` that it has them."""
         self.shell.run(f"pip install --quiet {TYPES}")
         self.add(Path("mypy.ini"), MYPY)
-        self.add(Path("downstream.py"), DOWNSTREAM.read_text())
-        self.shell.run("mypy downstream.py")
+        self.add(Path("typed_site.py"), TYPED_SITE.read_text())
+        self.shell.run("mypy typed_site.py")
 
     @contextmanager
     def serving(self) -> Iterator[StandIn]:

@@ -30,7 +30,7 @@ from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.oauth.transport import clock
 from django_ilert_oauth.session import IlertSession
 from tests.conftest import AccountFactory
-from tests.wire import RawServer, raw_server, saying
+from tests.support.raw_server import RawServer, raw_server, saying
 
 PACKAGE = Path(django_ilert_oauth.__file__).parent
 SECRET = Secret("a-secret-that-must-not-arrive")

@@ -28,10 +28,10 @@ from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.session import IlertSession
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
-from tests.security import site
-from tests.security.database import refused_by_database
-from tests.security.transports import Elsewhere, echo, interrupted
-from tests.security.world import ADMIN, CONNECT, World
+from tests.support import breaking_site
+from tests.support.failing_database import refused_by_database
+from tests.support.misbehaving_adapters import Elsewhere, echo, interrupted
+from tests.support.watched_site import ADMIN, CONNECT, World
 
 Verb = Callable[[World], object]
 Trouble = Callable[[World], AbstractContextManager[object]]
@@ -455,7 +455,7 @@ def test_nothing_leaks(
     assert not leaks, "\n".join(leaks)
 
 
-@pytest.mark.parametrize("name", site.VIEWS)
+@pytest.mark.parametrize("name", breaking_site.VIEWS)
 def test_nothing_leaks_where_a_view_of_the_site_breaks(world: World, name: str) -> None:
     query = ""
     if name == "finish":

@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
-from tests.processes import memory
-from tests.security.world import World
+from tests.support.programs import memory
+from tests.support.watched_site import World
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

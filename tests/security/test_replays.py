@@ -17,7 +17,7 @@ from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth import transport
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
-from tests.flows.beside import Acting, at_once, beside
+from tests.support.other_callers import Acting, at_once, beside
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -27,9 +27,9 @@ from django_ilert_oauth.oauth import client, transport
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import AccountFactory
-from tests.flows.beside import beside
-from tests.security.world import ADMIN, CONNECT
-from tests.wire import raw_server
+from tests.support.other_callers import beside
+from tests.support.raw_server import raw_server
+from tests.support.watched_site import ADMIN, CONNECT
 
 ACCOUNTS = "/ilert/"
 

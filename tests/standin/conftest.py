@@ -4,7 +4,7 @@ import pytest
 import requests
 
 from ilert_standin import Options, StandIn, serve
-from tests.standin.app_client import CLIENT_ID, CLIENT_SECRET, REDIRECT_URI, AppClient, Clock
+from tests.support.app_client import CLIENT_ID, CLIENT_SECRET, REDIRECT_URI, AppClient, Clock
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import pytest
 
 from ilert_standin import StandIn, browser
-from tests.standin.app_client import REDIRECT_URI, AppClient, query_of
+from tests.support.app_client import REDIRECT_URI, AppClient, query_of
 
 
 def test_a_user_logs_in_allows_and_comes_back_with_a_code(client: AppClient) -> None:

@@ -2,7 +2,7 @@ import pytest
 import requests
 
 from ilert_standin import browser
-from tests.standin.app_client import REDIRECT_URI, AppClient, query_of
+from tests.support.app_client import REDIRECT_URI, AppClient, query_of
 
 
 def test_a_session_can_be_walked_twice_as_different_users(client: AppClient) -> None:

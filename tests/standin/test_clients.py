@@ -3,7 +3,7 @@
 import pytest
 
 from ilert_standin import Client, Options, StandIn, browser
-from tests.standin.app_client import CLIENT_SECRET, REDIRECT_URI, AppClient, oauth_error, query_of
+from tests.support.app_client import CLIENT_SECRET, REDIRECT_URI, AppClient, oauth_error, query_of
 
 URI = "https://staging.example/callback/"
 OTHER = Client("other-client", "other-secret", [URI])

@@ -14,7 +14,7 @@ import requests
 import ilert_standin
 from ilert_standin import Options
 from ilert_standin.__main__ import parser
-from tests.standin.app_client import CLIENT_ID, CLIENT_SECRET, REDIRECT_URI, AppClient
+from tests.support.app_client import CLIENT_ID, CLIENT_SECRET, REDIRECT_URI, AppClient
 
 FOLDER = Path(ilert_standin.__file__).parent.parent
 

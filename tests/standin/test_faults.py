@@ -8,7 +8,7 @@ import requests
 
 from ilert_standin import Fault, StandIn
 from ilert_standin.faults import parse_fault
-from tests.standin.app_client import (
+from tests.support.app_client import (
     CLIENT_ID,
     CLIENT_SECRET,
     OAUTH,

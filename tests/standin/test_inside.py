@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from ilert_standin import Fault, Options, StandIn, serve
-from tests.standin.app_client import CLIENT_SECRET, OAUTH, AppClient, oauth_error
+from tests.support.app_client import CLIENT_SECRET, OAUTH, AppClient, oauth_error
 
 
 def test_every_request_is_recorded_in_order(standin: StandIn, client: AppClient) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from ilert_standin import StandIn
-from tests.standin.app_client import AppClient, Clock, oauth_error
+from tests.support.app_client import AppClient, Clock, oauth_error
 
 
 @pytest.fixture

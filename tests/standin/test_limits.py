@@ -1,5 +1,5 @@
 from ilert_standin import StandIn
-from tests.standin.app_client import AppClient, Clock, rest_error
+from tests.support.app_client import AppClient, Clock, rest_error
 
 
 def test_over_the_limit_comes_429_until_the_minute_is_over(

@@ -7,7 +7,7 @@ import pytest
 from ilert_standin import StandIn
 from ilert_standin.faults import parse_fault
 from ilert_standin.lists import LISTS
-from tests.standin.app_client import AppClient, missing_scope, rest_error
+from tests.support.app_client import AppClient, missing_scope, rest_error
 
 
 def token(standin: StandIn, scope: str = "wildcard", tenant: str = "acme") -> str:

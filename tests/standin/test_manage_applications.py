@@ -1,5 +1,5 @@
 from ilert_standin import StandIn, browser
-from tests.standin.app_client import AppClient, oauth_error
+from tests.support.app_client import AppClient, oauth_error
 
 
 def test_a_user_revokes_the_app(standin: StandIn, client: AppClient) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from ilert_standin import StandIn, browser
 from ilert_standin.faults import parse_fault
-from tests.standin.app_client import OAUTH, AppClient, query_of
+from tests.support.app_client import OAUTH, AppClient, query_of
 
 PREFIX = "/some/ilert"
 

@@ -2,7 +2,7 @@ import pytest
 
 from ilert_standin import Fault, StandIn
 from ilert_standin.faults import parse_fault
-from tests.standin.app_client import AppClient, missing_scope, rest_error
+from tests.support.app_client import AppClient, missing_scope, rest_error
 
 NEW_SOURCE = {
     "name": "Shop",

@@ -5,7 +5,7 @@ import jwt
 import pytest
 
 from ilert_standin import StandIn
-from tests.standin.app_client import OAUTH, REDIRECT_URI, VERIFIER, AppClient, Clock, oauth_error
+from tests.support.app_client import OAUTH, REDIRECT_URI, VERIFIER, AppClient, Clock, oauth_error
 
 SEED = json.loads(Path(__file__).with_name("seed_answer.json").read_text())
 

@@ -17,7 +17,7 @@ from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import AccountFactory
-from tests.security.world import CONNECT, World
+from tests.support.watched_site import CONNECT, World
 from tests.trackers.sink import Sink, open_sink
 from tests.trackers.visit import Visit, make
 

@@ -18,7 +18,7 @@ from raygun4py.raygunprovider import RaygunHandler, RaygunSender
 from rich.console import Console
 from rich.logging import RichHandler
 
-from tests import readme_tree
+from tests.support import readme
 
 #: Given the address of the sink; what is left is sent when it ends.
 Tracker = Callable[[str], AbstractContextManager[None]]
@@ -26,7 +26,7 @@ Tracker = Callable[[str], AbstractContextManager[None]]
 
 def printed(name: str) -> dict[str, Any]:
     """What README's section has for this tracker, carried out."""
-    [code] = [code for code in readme_tree.blocks("python", "Error trackers") if name in code]
+    [code] = [code for code in readme.blocks("python", "Error trackers") if name in code]
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102
     return names

@@ -10,8 +10,8 @@ from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from werkzeug.test import Client
 
-from tests.processes.child import Child, Surroundings, running
-from tests.security.database import refused_by_database
+from tests.support.failing_database import refused_by_database
+from tests.support.programs.child import Child, Surroundings, running
 
 CSRF_TOKEN = "a" * 32
 

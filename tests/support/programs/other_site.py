@@ -15,7 +15,7 @@ from django.db import connections
 
 from ilert_standin import serve
 from site_browser import SiteBrowser
-from tests.walk import RENEW, log_in, standin_for, walk
+from tests.support.user_journey import RENEW, log_in, standin_for, walk
 
 CREDENTIALS = {"username": "site-user", "password": "site-password"}
 

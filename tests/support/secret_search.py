@@ -21,8 +21,9 @@ PIECE = 12
 RUNS = re.compile(rf"[\w.=~-]{{{PIECE},}}", re.ASCII)
 #: Error trackers show so much of a value.
 SLICE = 80
-#: Their frames hold the secrets that they look for; those of ``transports`` stand for a library.
-OWN_FILES = {str(Path(__file__).with_name(name)) for name in ("test_leaks.py", "world.py")}
+TESTS = Path(__file__).parents[1]
+#: Their frames hold the secrets that they look for; ``misbehaving_adapters`` stands for a library.
+OWN_FILES = {str(TESTS / name) for name in ("security/test_leaks.py", "support/watched_site.py")}
 
 
 @dataclass

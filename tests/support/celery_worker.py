@@ -1,4 +1,4 @@
-"""What ``celery -A tests.celery.worker worker`` runs: a site whose facts come from the tests."""
+"""What Celery's workers of the tests run: a site whose facts come from the environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.conf import settings
 from requests.adapters import HTTPAdapter
 
 from django_ilert_oauth.oauth import transport
-from tests.celery.fleet import fleet_app
+from tests.support.celery_app import fleet_app
 
 settings.DATABASES["default"]["NAME"] = os.environ["FLEET_DATABASE"]
 settings.ILERT_OAUTH_API_URL = os.environ["FLEET_ILERT"]

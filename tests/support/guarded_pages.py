@@ -11,7 +11,7 @@ from django_ilert_oauth.models import ConnectedAccount, Status
 from site_browser import Page
 
 if TYPE_CHECKING:
-    from tests.security.world import World
+    from tests.support.watched_site import World
 
 CHOOSE, GUARDED, WANTS_MORE, TAGS = "/ilert/choose/", "/guarded/", "/guarded/more/", "/tags/"
 JSON = {"Accept": "application/json"}

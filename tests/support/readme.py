@@ -11,7 +11,7 @@ from pathlib import Path
 from docutils import nodes
 from docutils.core import publish_doctree
 
-PATH = Path(__file__).parents[1] / "README.rst"
+PATH = Path(__file__).parents[2] / "README.rst"
 
 #: A row's cells, without the markup of literals.
 Row = list[str]

@@ -17,7 +17,9 @@ from django.db import connection, connections
 
 PATIENCE = 60
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.processes", "django.test", "django_ilert_oauth.session"])
+CONTEXT.set_forkserver_preload(
+    ["tests.support.programs", "django.test", "django_ilert_oauth.session"]
+)
 
 
 def _chosen_settings() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A door before the stand-in: who came when, how many are inside, and what happens at the door."""
+"""Stands before the stand-in: when requests came, how many at once, and what happens as they do."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
-class Door:
+class RequestMonitor:
     """``arrivals`` are moments of ``time.monotonic``; ``on_arrival`` is given how many came."""
 
     def __init__(self, standin: StandIn) -> None:
         self.standin = standin
         self._lock = Lock()
-        self._inside = 0
-        self.most_inside = 0
+        self._concurrent = 0
+        self.max_concurrent = 0
         self.arrivals: list[float] = []
         self.on_arrival: Callable[[int], Any] = lambda count: None
 
@@ -29,20 +29,20 @@ class Door:
         with self._lock:
             self.arrivals.append(time.monotonic())
             count = len(self.arrivals)
-            self._inside += 1
-            self.most_inside = max(self.most_inside, self._inside)
+            self._concurrent += 1
+            self.max_concurrent = max(self.max_concurrent, self._concurrent)
         try:
             self.on_arrival(count)
             return self.standin(environ, start_response)
         finally:
             with self._lock:
-                self._inside -= 1
+                self._concurrent -= 1
 
 
 @contextmanager
-def door_before(standin: StandIn, settings: Any) -> Iterator[Door]:
-    """Accounts that are made from now on go through it."""
-    door = Door(standin)
-    with serve(door) as url:
+def monitor_before(standin: StandIn, settings: Any) -> Iterator[RequestMonitor]:
+    """Requests for accounts that are made from now on go through it."""
+    monitor = RequestMonitor(standin)
+    with serve(monitor) as url:
         settings.ILERT_OAUTH_API_URL = url
-        yield door
+        yield monitor

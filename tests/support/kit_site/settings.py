@@ -2,6 +2,6 @@
 
 from tests.settings import *  # noqa: F403
 
-ROOT_URLCONF = "tests.kit_site.urls"
+ROOT_URLCONF = "tests.support.kit_site.urls"
 ILERT_OAUTH_CLIENT_ID = ILERT_OAUTH_CLIENT_SECRET = ""
 del ILERT_OAUTH_ENCRYPTION_KEYS  # noqa: F821

@@ -1,3 +1,5 @@
+"""A transport without a network, whose responses a test writes down beforehand."""
+
 from __future__ import annotations
 
 import json
@@ -13,6 +15,8 @@ from urllib3 import HTTPResponse
 
 @dataclass
 class Reply:
+    """``body`` is bytes, or what is to be JSON."""
+
     status: int = 200
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -25,6 +29,20 @@ class Seen:
     headers: dict[str, str]
     body: bytes
     timeout: Any
+    verify: Any
+
+
+class Body(BytesIO):
+    """Counts what is taken of it."""
+
+    taken = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.taken += len(content)
+        return content
+
+    read1 = read
 
 
 class ScriptedAdapter(HTTPAdapter):
@@ -34,6 +52,8 @@ class ScriptedAdapter(HTTPAdapter):
         super().__init__()
         self._replies = list(replies) or [Reply()]
         self.seen: list[Seen] = []
+        #: Of the last response.
+        self.body = Body()
 
     def send(  # type: ignore[override]
         self, request: requests.PreparedRequest, **kwargs: Any
@@ -41,16 +61,16 @@ class ScriptedAdapter(HTTPAdapter):
         headers = {name: str(value) for name, value in request.headers.items()}
         body = b"".join(_chunks(request.body))
         method, url = request.method or "", request.url or ""
-        self.seen.append(Seen(method, url, headers, body, kwargs["timeout"]))
+        self.seen.append(Seen(method, url, headers, body, kwargs["timeout"], kwargs.get("verify")))
         assert len(self.seen) < 200, "asks for ever"
         reply = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
+        content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+        self.body = Body(content)
         raw = HTTPResponse(
-            BytesIO(json.dumps(reply.body).encode()),
-            headers=reply.headers,
-            status=reply.status,
-            preload_content=False,
+            self.body, headers=reply.headers, status=reply.status, preload_content=False
         )
-        return self.build_response(request, raw)
+        response: requests.Response = self.build_response(request, raw)
+        return response
 
 
 def _chunks(body: Any) -> Iterator[bytes]:

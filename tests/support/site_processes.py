@@ -21,7 +21,7 @@ from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import IlertOAuthError
 from django_ilert_oauth.flows import _lease, _storing
 from django_ilert_oauth.models import ConnectedAccount
-from tests.processes import caller
+from tests.support.programs import caller
 
 PATIENCE = 60
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -18,7 +18,7 @@ DATABASES = {
     }
     for alias in ("default", "replica")
 }
-DATABASE_ROUTERS = ["tests.replica_settings.ReadsFromReplica"]
+DATABASE_ROUTERS = ["tests.support.replica_settings.ReadsFromReplica"]
 
 ILERT_OAUTH_API_URL = os.environ["REPLICA_ILERT"]
 

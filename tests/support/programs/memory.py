@@ -23,8 +23,8 @@ from django_ilert_oauth import flows
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.session import IlertSession
-from tests.processes.child import Child, Surroundings, running
-from tests.security.hunt import without_header
+from tests.support.programs.child import Child, Surroundings, running
+from tests.support.secret_search import without_header
 
 #: Characters: so few of a secret do not turn up by chance.
 BLOCK = 8

@@ -1,4 +1,4 @@
-"""A door before the stand-in that a request passes only if its sender is still alive."""
+"""A gate before the stand-in that a request passes only if its sender is still alive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
-class Door:
+class RequestGate:
     """Is shut from the arrival on that ``shut_at`` counts, until ``open`` is set."""
 
     def __init__(self, standin: StandIn) -> None:

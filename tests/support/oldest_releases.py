@@ -1,4 +1,4 @@
-"""Installs the oldest releases that setup.cfg allows: ``python -m tests.floors``."""
+"""Installs the oldest releases that setup.cfg allows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 def floors() -> dict[str, str]:
     """By package, those of the extras among them."""
     config = configparser.ConfigParser()
-    config.read(Path(__file__).parents[1] / "setup.cfg")
+    config.read(Path(__file__).parents[2] / "setup.cfg")
     required = [config["options"]["install_requires"], *config["options.extras_require"].values()]
     return dict(re.findall(r"^([\w-]+)>=([\w.]+)", "\n".join(required), re.MULTILINE))
 

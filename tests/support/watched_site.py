@@ -28,8 +28,8 @@ from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import AccountFactory
-from tests.security.guarded import look_at_guarded_pages
-from tests.security.hunt import Hunt
+from tests.support.guarded_pages import look_at_guarded_pages
+from tests.support.secret_search import Hunt
 
 CONNECT = "/ilert/connect/"
 ADMIN = "/admin/ilert_oauth/connectedaccount/"
@@ -150,7 +150,7 @@ class World:
         self.ilert.options.client_secret = secret
         self.settings.ILERT_OAUTH_CLIENT_SECRET = secret
         self.settings.ILERT_OAUTH_ENCRYPTION_KEYS = [self.new_key()]
-        self.settings.ROOT_URLCONF = "tests.security.site"
+        self.settings.ROOT_URLCONF = "tests.support.breaking_site"
 
     def _make_secret(self, size: int) -> str:
         made = base64.urlsafe_b64encode(secrets.token_bytes(size)).decode().rstrip("=")

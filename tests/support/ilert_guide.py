@@ -18,7 +18,7 @@ AUTHORIZE_URL = (
     "&scope=profile%20source%3Aw&state=optional-state"
 )
 
-TOKEN_ANSWER = json.loads((Path(__file__).parent / "standin/seed_answer.json").read_text())
+TOKEN_ANSWER = json.loads((Path(__file__).parents[1] / "standin/seed_answer.json").read_text())
 REFRESH_TOKEN: str = TOKEN_ANSWER["refresh_token"]
 
 #: The guide uses another access token than the one it was answered.
