@@ -8,25 +8,12 @@ import time
 import requests
 from urllib3.util import Retry
 
-from django_ilert_oauth.oauth.transport import retry_after
+from django_ilert_oauth.oauth.transport import pause_after_429, retry_after
 
 RATE_LIMITED = 429
 RETRY_STATUSES = frozenset({RATE_LIMITED, 502, 503, 504})
 #: For a gateway. A rate limit passes, so only ``max_wait`` says how often that is waited for.
 MAX_RETRIES = 3
-
-
-def backoff(status: int, attempt: int, asked: float | None, *, max_seconds: float = 30) -> float:
-    """Seconds to wait after the attempt, counted from 1.
-
-    ilert asks for none after a 429 (observed): its documentation says 10 to 30. Those are at most
-    ``max_seconds``, but never less than 10.
-    """
-    if status != RATE_LIMITED:
-        return max(asked or 0.0, float(2**attempt) * random.uniform(0.25, 0.5))  # noqa: S311
-    if asked is None:
-        return min(random.uniform(10, 30), max(max_seconds, 10))  # noqa: S311
-    return max(asked, 1)
 
 
 class Retries:
@@ -44,7 +31,11 @@ class Retries:
             return None
         self._attempt += status != RATE_LIMITED
         asked = retry_after(response.headers.get("Retry-After"))
-        seconds = backoff(status, self._attempt, asked, max_seconds=self._left)
+        if status == RATE_LIMITED:
+            seconds = pause_after_429(asked, max_seconds=self._left)
+        else:
+            jitter = random.uniform(0.25, 0.5)  # noqa: S311
+            seconds = max(asked or 0.0, jitter * 2.0**self._attempt)
         if seconds > self._left or self._attempt > MAX_RETRIES:
             return None
         self._left -= seconds

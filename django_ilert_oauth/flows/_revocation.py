@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,15 +26,12 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
-from django_ilert_oauth.exceptions import (
-    IlertOAuthError,
-    IlertUnavailableError,
-    TokenDecryptionError,
-)
+from django_ilert_oauth.exceptions import IlertOAuthError, TokenDecryptionError
 from django_ilert_oauth.internal.rows import database, pending_revocations
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from django_ilert_oauth.oauth.client import IlertClient
 from django_ilert_oauth.oauth.secret import Secret
+from django_ilert_oauth.oauth.transport import clock
 
 from ._bulk.rate_limiter import RateLimiter
 from .base import PAGE, in_pages, open_client
@@ -122,7 +118,7 @@ def revoke_pending(
     unreadable = list(failures.values()).count(TokenDecryptionError.code)
     return RevocationResult(
         revoked=revoked,
-        left=_open().count(),
+        left=open_revocations().count(),
         given_up=unreadable + len(ended),
         failures={**failures, **ended},
     )
@@ -132,10 +128,11 @@ def due_revocations() -> QuerySet[PendingRevocation]:
     now = timezone.now()
     is_due = Q(next_attempt_at=None) | Q(next_attempt_at__lte=now)
     # None is put off for longer: a clock was wrong.
-    return _open().filter(is_due | Q(next_attempt_at__gt=now + MAX_DELAY))
+    return open_revocations().filter(is_due | Q(next_attempt_at__gt=now + MAX_DELAY))
 
 
-def _open() -> QuerySet[PendingRevocation]:
+def open_revocations() -> QuerySet[PendingRevocation]:
+    """Those that have not been given up."""
     return pending_revocations().filter(given_up_at=None)
 
 
@@ -159,11 +156,20 @@ def _revoke_kept() -> None:
         last_error__in=OUTAGE_CODES, last_error_at__range=(now - PAUSE, now)
     )
     fresh = due_revocations().filter(pk__in=pks).exclude(api_url__in=silent.values("api_url"))
-    with _clients() as client_for, _threads() as pool:
-        sent = [(p, pool.submit(_attempt, p, client_for(p.api_url))) for p in fresh]
-        deadline = time.monotonic() + MAX_SECONDS
-        for pending, future in sent:
-            _conclude(pending, _error_until(deadline, future))
+    deadline = clock() + MAX_SECONDS
+    under_way: deque[tuple[PendingRevocation, Future[None]]] = deque()
+    with _clients() as client_for:
+        for pending in fresh:
+            if len(under_way) == CONCURRENCY:
+                _conclude_first(under_way)
+            under_way.append((pending, _start(pending, client_for(pending.api_url), deadline)))
+        while under_way:
+            _conclude_first(under_way)
+
+
+def _conclude_first(under_way: deque[tuple[PendingRevocation, Future[None]]]) -> None:
+    pending, future = under_way.popleft()
+    _conclude(pending, _error_of(future))
 
 
 @contextmanager
@@ -171,23 +177,6 @@ def _clients() -> Iterator[Callable[[str], IlertClient]]:
     """Opens one for each endpoint."""
     with ExitStack() as stack:
         yield cache(lambda api_url: stack.enter_context(open_client(api_url)))
-
-
-@contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Whose end waits for none of them."""
-    pool = ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="ilert-revoke")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _error_until(deadline: float, future: Future[IlertOAuthError | None]) -> IlertOAuthError | None:
-    try:
-        return future.result(max(deadline - time.monotonic(), 0))
-    except TimeoutError:
-        return IlertUnavailableError("ilert did not respond in time.", code="timeout")
 
 
 def _in_turn(
@@ -209,7 +198,7 @@ def _next_page(silent: set[str]) -> list[PendingRevocation]:
 
 def _revoke(pending: PendingRevocation, client: IlertClient) -> IlertOAuthError | None:
     """Where the endpoint does not respond, all that are due there wait as long."""
-    error = _attempt(pending, client)
+    error = _error_of(_start(pending, client))
     postponed = {"next_attempt_at": timezone.now() + _delay(pending)}
     _conclude(pending, error, **postponed)
     if error is not None and error.code in OUTAGE_CODES:
@@ -219,10 +208,20 @@ def _revoke(pending: PendingRevocation, client: IlertClient) -> IlertOAuthError 
     return error
 
 
-def _attempt(pending: PendingRevocation, client: IlertClient) -> IlertOAuthError | None:
-    """The request and nothing else: any thread may make it."""
+def _start(
+    pending: PendingRevocation, client: IlertClient, deadline: float | None = None
+) -> Future[None]:
     try:
-        client.revoke(pending.refresh_token)
+        return client.start_revoke(pending.refresh_token, deadline=deadline)
+    except TokenDecryptionError as error:
+        failed: Future[None] = Future()
+        failed.set_exception(error.with_traceback(None))
+        return failed
+
+
+def _error_of(future: Future[None]) -> IlertOAuthError | None:
+    try:
+        future.result()
     except IlertOAuthError as error:
         return error.with_traceback(None)
     return None
@@ -258,7 +257,7 @@ def _give_up_ended() -> dict[int, str]:
     """Those that were tried for as long as their grants could live."""
     now = timezone.now()
     has_ended = Q(grant_ends_at__lte=now) | Q(grant_ends_at=None, created_at__lte=now - MAX_AGE)
-    ended = list(in_pages(_open().filter(has_ended).exclude(next_attempt_at=None)))
+    ended = list(in_pages(open_revocations().filter(has_ended).exclude(next_attempt_at=None)))
     for pending in ended:
         _give_up(pending, pending.last_error)
     return {pending.pk: pending.last_error for pending in ended}

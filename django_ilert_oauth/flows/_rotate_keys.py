@@ -14,6 +14,7 @@ from django_ilert_oauth.internal.rows import account_rows, database, pending_rev
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 
 from ._lease import STORING_SECONDS
+from ._revocation import open_revocations
 from .base import in_pages
 
 #: Seconds between one look at the rows that are being refreshed and the next.
@@ -41,7 +42,7 @@ def rotate_keys(*, dry_run: bool = False) -> RotationResult:
     """
     result = RotationResult()
     busy: list[Row] = []
-    stored: tuple[Any, ...] = (account_rows(), pending_revocations())
+    stored: tuple[Any, ...] = (account_rows(), open_revocations())
     for row in chain.from_iterable(map(in_pages, stored)):
         _rotate(row, result, busy, dry_run)
     _wait_for(busy, result)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from weakref import WeakSet
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
+from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry, parse_url
 
 from django_ilert_oauth import __version__
@@ -206,23 +206,20 @@ def proxies_for(url: str) -> dict[str, str]:
 
 def retry_after(value: str | None) -> float | None:
     """Seconds from a ``Retry-After`` header: seconds or a date (RFC 9110, section 10.2.3)."""
-    text = (value or "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
     try:
-        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except (ValueError, OverflowError):
+        return float(Retry().parse_retry_after(value or ""))
+    except (InvalidHeader, ValueError, OverflowError):
         return None
 
 
-def pause_after_429(asked: float | None, *, most: float = 30) -> float:
+def pause_after_429(asked: float | None, *, max_seconds: float = 30) -> float:
     """Seconds. ilert asks for none (observed): its documentation says 10 to 30.
 
-    Where none were asked for they are ``most`` at the most, but never less than 10.
+    Where none were asked for they are at most ``max_seconds``, but never less than 10.
     """
     if asked is not None:
         return max(asked, 1.0)
-    return random.uniform(10, min(max(most, 10), 30))  # noqa: S311
+    return random.uniform(10, min(max(max_seconds, 10), 30))  # noqa: S311
 
 
 def _unwrapped(error: BaseException, handled: BaseException | None = None) -> list[BaseException]:

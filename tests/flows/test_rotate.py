@@ -92,6 +92,15 @@ def test_a_grant_whose_revocation_is_pending_is_rotated_too(
     assert PendingRevocation.objects.get().refresh_token == refresh_token
 
 
+def test_a_revocation_that_was_given_up_needs_its_key_no_more(
+    account: ConnectedAccount, ilert: StandIn, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_ENCRYPTION_KEYS = [NEW]
+    flows.disconnect(account)
+    assert PendingRevocation.objects.get().given_up_at
+    assert flows.rotate_keys() == flows.RotationResult(current=1)
+
+
 def test_a_row_that_no_key_opens_is_named_and_left_and_stops_nothing(
     make_account: AccountFactory, new_key: None
 ) -> None:
