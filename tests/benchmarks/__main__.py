@@ -67,7 +67,9 @@ def _tables(
         for database in databases[:1] if part in ON_THE_FIRST_DATABASE else databases:
             for some in _processes(part, sizes):
                 print(f"{part} on {database.partition(':')[0]} ...", file=sys.stderr)
-                yield from measured(part, some, url, database)
+                for table in measured(part, some, url, database):
+                    print(table, file=sys.stderr)
+                    yield table
 
 
 def _processes(part: str, sizes: Sizes) -> list[Sizes]:

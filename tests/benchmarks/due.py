@@ -42,7 +42,8 @@ def _milliseconds(expected: int) -> list[float]:
     for _ in range(TIMES + 1):
         started = time.perf_counter()
         due = ConnectedAccount.objects.expiring(within=timedelta(minutes=15))
-        found = sum(1 for _ in _keys(due))
+        keys, _one = _keys(due)
+        found = sum(1 for _key in keys)
         times.append((time.perf_counter() - started) * 1000)
         if found != expected:
             raise RuntimeError(f"{found} due accounts instead of {expected}")
