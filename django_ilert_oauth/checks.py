@@ -38,7 +38,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 
 def check_deployment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    return [*_plain_http(), *_redirect_uri_behind_proxy(), *_cookies()]
+    return [*_plain_http(), *_redirect_uri_behind_proxy(), *_strict_cookies()]
 
 
 def _missing() -> Iterator[CheckMessage]:
@@ -103,7 +103,7 @@ def _naive_times() -> Iterator[CheckMessage]:
             "USE_TZ is off: in the hour in which clocks are set back, expiry times are wrong by an "
             "hour.",
             hint="Set USE_TZ = True.",
-            id="ilert_oauth.W005",
+            id="ilert_oauth.W004",
         )
 
 
@@ -128,7 +128,7 @@ def _redirect_uri_behind_proxy() -> Iterator[CheckMessage]:
         )
 
 
-def _cookies() -> Iterator[CheckMessage]:
+def _strict_cookies() -> Iterator[CheckMessage]:
     if settings.SESSION_COOKIE_SAMESITE == "Strict":
         yield Warning(
             'SESSION_COOKIE_SAMESITE is "Strict": browsers hide the session when ilert sends '
@@ -136,10 +136,3 @@ def _cookies() -> Iterator[CheckMessage]:
             hint='Use "Lax".',
             id="ilert_oauth.W003",
         )
-    for name in ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE"):
-        if not getattr(settings, name):
-            yield Warning(
-                f"{name} is off: the cookie could be read on the way.",
-                hint=f"Set {name} = True.",
-                id="ilert_oauth.W004",
-            )

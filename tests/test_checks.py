@@ -138,10 +138,10 @@ def test_e006_names_a_database_that_is_not_supported(
     assert (error.id, "oracle" in error.msg) == ("ilert_oauth.E006", True)
 
 
-def test_w005_says_when_times_without_a_zone_are_wrong(settings: Any) -> None:
+def test_w004_says_when_times_without_a_zone_are_wrong(settings: Any) -> None:
     settings.USE_TZ = False
     [warning] = check_settings(None)
-    assert (warning.id, "USE_TZ" in warning.msg) == ("ilert_oauth.W005", True)
+    assert (warning.id, "USE_TZ" in warning.msg) == ("ilert_oauth.W004", True)
 
 
 def test_a_site_that_is_ready_to_be_deployed_has_nothing_to_mend(deployed: Any) -> None:
@@ -178,12 +178,6 @@ def test_without_a_proxy_the_redirect_uri_may_be_built(deployed: Any) -> None:
 def test_w003_warns_of_strict_cookies(deployed: Any) -> None:
     deployed.SESSION_COOKIE_SAMESITE = "Strict"
     assert found(check_deployment(None)) == [("ilert_oauth.W003", "SESSION_COOKIE_SAMESITE")]
-
-
-@pytest.mark.parametrize("name", ["SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE"])
-def test_w004_warns_of_insecure_cookies(deployed: Any, name: str) -> None:
-    setattr(deployed, name, False)
-    assert found(check_deployment(None)) == [("ilert_oauth.W004", name)]
 
 
 @pytest.mark.parametrize(("with_deploy", "ids"), [(False, set()), (True, {"ilert_oauth.W001"})])

@@ -27,7 +27,7 @@ def text_of(page: Any) -> str:
 
 def lines_of(page: Any) -> list[str]:
     """What is asked for, each with its mark."""
-    listed = text_of(page).partition('<ul class="ilert-rights">')[2].partition("</ul>")[0]
+    listed = text_of(page).partition('<ul class="ilert-scopes">')[2].partition("</ul>")[0]
     return [line.strip().removesuffix("</li>") for line in listed.split("<li>")[1:]]
 
 

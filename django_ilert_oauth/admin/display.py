@@ -14,7 +14,6 @@ from django.utils.timesince import timeuntil
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from django_ilert_oauth.conf import conf
 from django_ilert_oauth.internal import crypto, scopes
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from django_ilert_oauth.templatetags.ilert_oauth_times import ago
@@ -47,25 +46,25 @@ def scope(account: ConnectedAccount) -> SafeString:
 
 
 @admin.display(description=_("what this site may do"))
-def rights(account: ConnectedAccount) -> StrOrPromise:
+def scope_sentences(account: ConnectedAccount) -> StrOrPromise:
     sentences = ((sentence,) for sentence in account.scope_sentences)
     items = format_html_join("", "<li>{}</li>", sentences)
-    return format_html('<ul class="ilert-rights">{}</ul>', items) if items else _("nothing")
+    return format_html('<ul class="ilert-scopes">{}</ul>', items) if items else _("nothing")
 
 
 @admin.display(description=_("access expires"), ordering="access_token_expires_at")
 def access_expires(account: ConnectedAccount) -> str:
-    return moment(account.access_token_expires_at)
+    return relative_time(account.access_token_expires_at)
 
 
 @admin.display(description=_("grant expires"), ordering="refresh_token_expires_at")
 def grant_expires(account: ConnectedAccount) -> str:
-    return moment(account.refresh_token_expires_at)
+    return relative_time(account.refresh_token_expires_at)
 
 
-@admin.display(description=_("last renewed"), ordering="refreshed_at")
-def last_renewed(account: ConnectedAccount) -> str:
-    return moment(account.refreshed_at)
+@admin.display(description=_("last refreshed"), ordering="refreshed_at")
+def last_refreshed(account: ConnectedAccount) -> str:
+    return relative_time(account.refreshed_at)
 
 
 @admin.display(description=_("last error"), ordering="last_error_at")
@@ -73,7 +72,7 @@ def last_error(row: ConnectedAccount | PendingRevocation) -> str:
     if not row.last_error:
         return "-"
     return format_html(
-        '<span class="ilert-error">{}</span> {}', row.last_error, moment(row.last_error_at)
+        '<span class="ilert-error">{}</span> {}', row.last_error, relative_time(row.last_error_at)
     )
 
 
@@ -87,7 +86,7 @@ def refresh_token(account: ConnectedAccount) -> StrOrPromise:
     return _storage(account, "refresh_token")
 
 
-def moment(at: datetime | None) -> str:
+def relative_time(at: datetime | None) -> str:
     """Relative, and exact on hovering."""
     if at is None:
         return "-"
@@ -97,8 +96,8 @@ def moment(at: datetime | None) -> str:
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact, text)
 
 
-def _badge(kind: str, text: StrOrPromise) -> SafeString:
-    return format_html('<span class="ilert-state ilert-{}">{}</span>', kind, text)
+def _badge(state: str, text: StrOrPromise) -> SafeString:
+    return format_html('<span class="ilert-state ilert-{}">{}</span>', state, text)
 
 
 def _storage(account: ConnectedAccount, token_name: str) -> StrOrPromise:
@@ -108,5 +107,6 @@ def _storage(account: ConnectedAccount, token_name: str) -> StrOrPromise:
     number = crypto.key_number(ciphertext, account.place_of(token_name))
     if not number:
         return _("stored, encrypted; cannot be read: no configured key opens it")
-    key = {"number": number, "count": len(conf.encryption_keys)}
-    return _("stored, encrypted, under key %(number)d of %(count)d") % key
+    if number == 1:
+        return _("stored, encrypted with the first key")
+    return _("stored, encrypted with an old key: run rotate_ilert_keys")

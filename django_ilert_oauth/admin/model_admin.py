@@ -19,15 +19,15 @@ from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.views import outside_transactions
 
 from . import display
-from .actions import CHECK, DISCONNECT, REFRESH, Verb
-from .filters import ErrorFilter, ExpiryFilter, TenantFilter
+from .actions import CHECK, DISCONNECT, REFRESH, Action
+from .filters import ErrorFilter, ExpiryFilter
 from .read_only import ReadOnlyAdmin
-from .revocations import tell_of_pending
+from .revocations import show_pending
 from .summary import figures
 
-VERBS = {verb.name: verb for verb in (REFRESH, CHECK, DISCONNECT)}
+ACTIONS = {action.name: action for action in (REFRESH, CHECK, DISCONNECT)}
 
-WHO: list[Any] = [
+IDENTITY: list[Any] = [
     "user",
     "tenant_id",
     "username",
@@ -41,7 +41,7 @@ ACCESS: list[Any] = [
     "status_changed_at",
     "connected_at",
     "granted_scope",
-    display.rights,
+    display.scope_sentences,
     "requested_scope",
     display.access_token,
     "access_token_expires_at",
@@ -61,20 +61,20 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
         display.scope,
         display.access_expires,
         display.grant_expires,
-        display.last_renewed,
+        display.last_refreshed,
         display.last_error,
     ]
-    list_filter = ["status", "reason", ExpiryFilter, ErrorFilter, TenantFilter]
+    list_filter = ["status", "reason", ExpiryFilter, ErrorFilter]
     list_select_related = ["user"]
     date_hierarchy = "connected_at"
     raw_id_fields = ["user"]
-    actions = list(VERBS)
+    actions = list(ACTIONS)
     fieldsets = [
-        (_("Who"), {"fields": WHO}),
+        (_("Identity"), {"fields": IDENTITY}),
         (_("Access"), {"fields": ACCESS}),
         (_("Health"), {"fields": HEALTH}),
     ]
-    readonly_fields = [*WHO, *ACCESS, *HEALTH]
+    readonly_fields = [*IDENTITY, *ACCESS, *HEALTH]
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         user_model = get_user_model()
@@ -119,7 +119,7 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
         response = super().changelist_view(request, context)
         if isinstance(response, TemplateResponse) and response.context_data is not None:
             # The page that asks before many are deleted takes no context of ours.
-            response.context_data.setdefault("ends_grants", conf.revoke_on_delete)
+            response.context_data.setdefault("revokes", conf.revoke_on_delete)
         return response
 
     def change_view(
@@ -129,13 +129,13 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        context = {"verbs": partial(self._verbs, request), **(extra_context or {})}
+        context = {"permitted_actions": partial(self._permitted, request), **(extra_context or {})}
         return super().change_view(request, object_id, form_url, context)
 
     def delete_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        context = {"ends_grants": conf.revoke_on_delete, **(extra_context or {})}
+        context = {"revokes": conf.revoke_on_delete, **(extra_context or {})}
         return super().delete_view(request, object_id, context)
 
     def delete_model(self, request: HttpRequest, obj: ConnectedAccount) -> None:
@@ -148,14 +148,11 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
         self._after_deletion(request, uuids)
 
     def _after_deletion(self, request: HttpRequest, uuids: list[UUID]) -> None:
-        """Once ilert has been told, which is after the commit."""
-        transaction.on_commit(
-            lambda: tell_of_pending(request, uuids), using=database(), robust=True
-        )
+        """Runs after the revocations, which are sent after the commit."""
+        transaction.on_commit(lambda: show_pending(request, uuids), using=database(), robust=True)
 
-    def _verbs(self, request: HttpRequest) -> list[Verb]:
-        """Those that the user may have done."""
-        return [verb for name, verb in VERBS.items() if name in self.get_actions(request)]
+    def _permitted(self, request: HttpRequest) -> list[Action]:
+        return [action for name, action in ACTIONS.items() if name in self.get_actions(request)]
 
     def _may(self, request: HttpRequest, action: str) -> bool:
         codename = get_permission_codename(action, self.opts)

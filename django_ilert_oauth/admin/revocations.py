@@ -21,14 +21,14 @@ from .read_only import ReadOnlyAdmin
 
 @admin.display(description=_("since"), ordering="created_at")
 def since(pending: PendingRevocation) -> str:
-    return display.moment(pending.created_at)
+    return display.relative_time(pending.created_at)
 
 
 @admin.display(description=_("next attempt"), ordering="next_attempt_at")
 def next_attempt(pending: PendingRevocation) -> str:
     if pending.next_attempt_at is None and pending.given_up_at is None:
         return gettext("at the next run")
-    return display.moment(None if pending.given_up_at else pending.next_attempt_at)
+    return display.relative_time(None if pending.given_up_at else pending.next_attempt_at)
 
 
 @admin.display(description=_("given up"), ordering="given_up_at")
@@ -36,7 +36,7 @@ def given_up(pending: PendingRevocation) -> str:
     if pending.given_up_at is None:
         return "-"
     advice = gettext("if the grant is still alive, have the user remove this app in ilert")
-    return format_html("{}: {}", display.moment(pending.given_up_at), advice)
+    return format_html("{}: {}", display.relative_time(pending.given_up_at), advice)
 
 
 FIELDS: list[Any] = [
@@ -70,8 +70,8 @@ class PendingRevocationAdmin(ReadOnlyAdmin):
     readonly_fields = FIELDS
 
 
-def tell_of_pending(request: HttpRequest, uuids: Iterable[UUID]) -> None:
-    """Says how many grants of these accounts ilert has not confirmed to be revoked."""
+def show_pending(request: HttpRequest, uuids: Iterable[UUID]) -> None:
+    """A message on how many grants of these accounts are not revoked yet, or cannot be."""
     rows = pending_revocations().filter(account_uuid__in=list(uuids))
     if count := rows.filter(given_up_at=None).count():
         text = ngettext(

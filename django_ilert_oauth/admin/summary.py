@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Figure:
-    """``mood`` is how a number above 0 looks: ``good``, ``plain``, ``warning`` or ``bad``."""
+    """``severity`` is that of a number above 0: ``good``, ``plain``, ``warning`` or ``bad``."""
 
     label: StrOrPromise
     query: str
-    mood: str
+    severity: str
     count: int
 
 
 def figures(accounts: QuerySet[ConnectedAccount]) -> list[Figure]:
     """By one query."""
-    kinds: list[tuple[StrOrPromise, str, str, Q]] = [
+    rows: list[tuple[StrOrPromise, str, str, Q]] = [
         (_("connected"), "status__exact=connected", "good", Q(status=Status.CONNECTED)),
         (
-            _("to be reconnected"),
+            _("need reconnecting"),
             "status__exact=reconnect_required",
             "bad",
             Q(status=Status.RECONNECT_REQUIRED),
@@ -40,9 +40,9 @@ def figures(accounts: QuerySet[ConnectedAccount]) -> list[Figure]:
         (_("grant ends within 30 days"), "expiring=grant-30d", "warning", grant_ends_within(MONTH)),
         (_("failed in the last day"), "error=day", "bad", failed_within(DAY)),
     ]
-    counts = {f"n{number}": Count("pk", filter=kind[3]) for number, kind in enumerate(kinds)}
+    counts = {f"n{number}": Count("pk", filter=row[3]) for number, row in enumerate(rows)}
     found = accounts.aggregate(**counts)
     return [
-        Figure(label, query, mood, found[f"n{number}"])
-        for number, (label, query, mood, _condition) in enumerate(kinds)
+        Figure(label, query, severity, found[f"n{number}"])
+        for number, (label, query, severity, _condition) in enumerate(rows)
     ]

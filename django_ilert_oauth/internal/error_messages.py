@@ -1,4 +1,4 @@
-"""What went wrong on the way to a connected account, and what to do, in the user's words."""
+"""What went wrong and what to do, in the words of users and administrators."""
 
 from __future__ import annotations
 
@@ -56,6 +56,23 @@ REJECTED = _(
     "ilert did not accept the request, so nothing was connected. Please try again. If it happens "
     "again, tell this site's administrators, and give them the reference."
 )
+
+#: Why a run over many accounts ended early, by ``RunResult.stopped``.
+STOPPED: dict[str, StrOrPromise] = {
+    "credentials": _(
+        "ilert refused every grant, so no account was marked. Either ILERT_OAUTH_CLIENT_ID and "
+        "ILERT_OAUTH_CLIENT_SECRET are wrong, or all of these grants have ended: then run "
+        "refresh_ilert_tokens --mark-ended."
+    ),
+    "invalid_client": _(
+        "ilert does not know this client. Check ILERT_OAUTH_CLIENT_ID and "
+        "ILERT_OAUTH_CLIENT_SECRET."
+    ),
+    "outage": _("ilert cannot be reached. All tokens are kept. Try again later."),
+    "database": _(
+        "The database failed, so no more requests were made. Try again once it can be written to."
+    ),
+}
 
 #: Where the code says more than the exception's class.
 _BY_CODE: dict[str, StrOrPromise] = {

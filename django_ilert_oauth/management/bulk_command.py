@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tqdm import tqdm
 
 from django_ilert_oauth.flows._bulk.runner import RunResult
+from django_ilert_oauth.internal.error_messages import STOPPED
 from django_ilert_oauth.internal.rows import account_rows
 from django_ilert_oauth.models import ConnectedAccountQuerySet
 
@@ -25,24 +26,6 @@ SIGNALS = [
     for name in ("SIGINT", "SIGTERM", "SIGHUP")
     if name in signal.Signals.__members__
 ]
-
-STOPPED = {
-    "credentials": (
-        "ilert refused every grant that was asked for, so nobody was marked. Either the client "
-        "credentials are wrong: check ILERT_OAUTH_CLIENT_ID and ILERT_OAUTH_CLIENT_SECRET. Or all "
-        "of these grants have ended: run this again with --mark-ended."
-    ),
-    "invalid_client": (
-        "ilert does not know this client. Check ILERT_OAUTH_CLIENT_ID and "
-        "ILERT_OAUTH_CLIENT_SECRET."
-    ),
-    "database": (
-        "The database failed, so nothing more was asked for. Run again once it takes what is "
-        "written."
-    ),
-    "outage": "ilert cannot be reached; all tokens are kept. Run again later.",
-    "interrupted": "Stopped.",
-}
 
 
 def integer(text: str) -> int:
@@ -58,7 +41,7 @@ def positive(text: str) -> int:
 
 
 class Terminal:
-    """The command's error stream without line ends and colours of its own."""
+    """The command's error stream, without the line ends and colours that it adds."""
 
     def __init__(self, stream: OutputWrapper) -> None:
         self._stream = stream
@@ -71,8 +54,8 @@ class Terminal:
 
 
 class BulkCommand(BaseCommand):
-    #: What the command does to accounts, for the texts.
-    verb = ""
+    #: What the command does to accounts, for its messages.
+    action = ""
     participle = ""
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -85,14 +68,14 @@ class BulkCommand(BaseCommand):
             help="requests a minute, 0 for no limit (default: ILERT_OAUTH_REQUESTS_PER_MINUTE)",
         )
         parser.add_argument(
-            "--limit", type=positive, help=f"{self.verb} this many accounts at the most"
+            "--limit", type=positive, help=f"{self.action} this many accounts at most"
         )
         parser.add_argument(
             "--account",
             action="append",
             type=int,
             metavar="PK",
-            help=f"{self.verb} only this connected account; may be given more than once",
+            help=f"{self.action} only this connected account; may be given more than once",
         )
         parser.add_argument(
             "--dry-run",
@@ -102,8 +85,8 @@ class BulkCommand(BaseCommand):
         parser.add_argument(
             "--mark-ended",
             action="store_true",
-            help="believe every invalid_grant, although no account could be refreshed: then these "
-            "users have to reconnect",
+            help="believe every invalid_grant even if no account could be refreshed: these users "
+            "then have to reconnect",
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object and no bar")
 
@@ -156,18 +139,18 @@ class BulkCommand(BaseCommand):
             self.stderr.write(f"Account {pk} was not {self.participle}: {code}")
         self.stdout.write(line)
 
-    def exit(self, result: RunResult, received: list[int], *, is_all_done: bool) -> None:
+    def exit(self, result: RunResult, received: list[int], *, has_failures: bool) -> None:
         if received:
             raise CommandError("Stopped by a signal.", returncode=128 + received[0])
         if result.stopped:
-            raise CommandError(STOPPED[result.stopped], returncode=2)
-        if not is_all_done:
-            raise CommandError("Not everything was done.")
+            raise CommandError(str(STOPPED[result.stopped]), returncode=2)
+        if has_failures:
+            raise CommandError("Some accounts or revocations failed: see their codes above.")
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[tuple[threading.Event, list[int]]]:
-    """An event that ``SIGNALS`` set, and which of them came. One that is ignored stays so."""
+    """An event that ``SIGNALS`` set, and those that came. An ignored signal stays ignored."""
     stop, received = threading.Event(), []
 
     def receive(number: int, frame: object) -> None:

@@ -48,7 +48,6 @@ def test_check_deploy_has_nothing_to_say_about_the_example_in_production() -> No
         ({"ILERT_OAUTH_API_URL": "api.ilert.com"}, "E002) ILERT_OAUTH_API_URL must be"),
         ({"ILERT_OAUTH_API_URL": "http://ilert.example"}, "W001) ILERT_OAUTH_API_URL is a plain"),
         ({"ILERT_OAUTH_REDIRECT_URI": ""}, "W002) ILERT_OAUTH_REDIRECT_URI is not set"),
-        ({"HTTPS_ONLY": "off"}, "W004) SESSION_COOKIE_SECURE is off"),
     ],
     ids=str,
 )

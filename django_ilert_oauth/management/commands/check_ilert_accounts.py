@@ -7,8 +7,8 @@ from django_ilert_oauth.management.bulk_command import BulkCommand, stopped_by_s
 
 
 class Command(BulkCommand):
-    help = "Asks ilert about each connected account, and stores tenant, username and scope anew."
-    verb, participle = "check", "checked"
+    help = "Asks ilert about each connected account and stores its tenant, username and scope."
+    action, participle = "check", "checked"
 
     def handle(self, *args: Any, **options: Any) -> None:
         due = self.chosen(options["account"])
@@ -31,4 +31,4 @@ class Command(BulkCommand):
             f"{result.checked} checked, {result.changed} of them changed, {result.failed} failed."
         )
         self.report(result, counts, line, as_json=options["json"])
-        self.exit(result, received, is_all_done=not result.failed)
+        self.exit(result, received, has_failures=bool(result.failed))

@@ -23,8 +23,8 @@ def duration(text: str) -> timedelta:
 
 
 class Command(BulkCommand):
-    help = "Refreshes the ilert tokens that are about to expire, and sends pending revocations."
-    verb, participle = "refresh", "refreshed"
+    help = "Refreshes the ilert tokens that are about to expire and sends pending revocations."
+    action, participle = "refresh", "refreshed"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -37,12 +37,12 @@ class Command(BulkCommand):
         parser.add_argument(
             "--force",
             action="store_true",
-            help="also those refreshed less than ILERT_OAUTH_MIN_REFRESH_INTERVAL ago",
+            help="refresh also what was refreshed less than ILERT_OAUTH_MIN_REFRESH_INTERVAL ago",
         )
         parser.add_argument(
             "--retry-reconnect-required",
             action="store_true",
-            help="ask again for grants that ilert refused, once a wrong client secret is right",
+            help="retry grants that ilert refused, after a wrong client secret was corrected",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -63,8 +63,8 @@ class Command(BulkCommand):
             )
             revocations = flows.revoke_pending(per_minute=options["per_minute"], stop=stop)
         self._report(result, revocations, as_json=options["json"])
-        is_all_done = not (result.failed or revocations.failures)
-        self.exit(result, received, is_all_done=is_all_done)
+        has_failures = bool(result.failed or revocations.failures)
+        self.exit(result, received, has_failures=has_failures)
 
     def _due(self, options: dict[str, Any]) -> ConnectedAccountQuerySet:
         rows = self.chosen(options["account"])
