@@ -113,10 +113,10 @@ class Conf:
 
     @property
     def revoke_on_delete(self) -> bool:
-        answer = _get("REVOKE_ON_DELETE", True)
-        if not isinstance(answer, bool):
+        value = _get("REVOKE_ON_DELETE", True)
+        if not isinstance(value, bool):
             raise _malformed("REVOKE_ON_DELETE", "True or False")
-        return answer
+        return value
 
     @property
     def connected_url(self) -> str:

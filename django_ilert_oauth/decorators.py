@@ -62,8 +62,8 @@ class IlertAccountRequiredMixin:
 
 def _guard(scopes: str, view: View) -> View:
     async def guarded_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        refusal = await sync_to_async(_refuse)(request, scopes)
-        return refusal or await view(request, *args, **kwargs)
+        response = await sync_to_async(_refuse)(request, scopes)
+        return response or await view(request, *args, **kwargs)
 
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         return _refuse(request, scopes) or view(request, *args, **kwargs)
@@ -115,7 +115,7 @@ def _send_away(request: HttpRequest, scopes: str) -> HttpResponse:
 def _ask_for_more(
     request: HttpRequest, scopes: str, account: ConnectedAccount, url: str
 ) -> HttpResponse:
-    """Who was asked already and granted less is told, and never sent to ilert again unasked."""
+    """Without a loop: a user who was asked already and granted less gets a page."""
     missing = scope_names.missing(account.granted_scope, scopes)
     if wants_json(request) or not account_selection.was_asked(account, scopes):
         return _send(request, 403, "insufficient_scope", connect_url=url, missing_scopes=missing)

@@ -6,7 +6,7 @@
       StateError                 the callback belongs to no authorization request started here
       AuthorizationDeniedError   ilert sent the user back with an error
       IlertUnavailableError      transient; nothing changed
-      IlertRejectedError         ilert answered with an OAuth error
+      IlertRejectedError         ilert responded with an OAuth error
         ReconnectRequiredError   the grant is gone; only the user can fix it
       EndpointMismatchError      the account's tokens belong to another ilert
       TokenDecryptionError       no configured key opens this token

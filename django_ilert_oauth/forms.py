@@ -13,7 +13,7 @@ from .models import ConnectedAccount
 
 
 class ConnectForm(forms.Form):
-    """``account`` is one of the user's own, to be reconnected.
+    """``account`` is one of the user's own, to reconnect.
 
     ``scopes`` is asked for besides the usual, where this site has signed it for this user.
     """

@@ -1,6 +1,6 @@
 """The connected accounts, the pending revocations and the authorization requests.
 
-Models hold data and answer questions; what is done to an account is done by ``flows``.
+Models hold data and derive values from it; ``flows`` do what is done to an account.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
             _held=Concat(space, "granted_scope", space, output_field=models.TextField())
         )
         for scope in scopes.split(scopes.union(*required)):
-            fits = models.Q()
+            matches = models.Q()
             for name in scopes.covering(scope):
-                fits |= models.Q(_held__contains=f" {name} ")
-            accounts = accounts.filter(fits)
+                matches |= models.Q(_held__contains=f" {name} ")
+            accounts = accounts.filter(matches)
         return accounts
 
 

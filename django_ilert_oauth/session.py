@@ -56,12 +56,12 @@ class IlertSession(requests.Session):
 
     After a 401 the request is sent once more with another token: one that is stored meanwhile, or
     that a refresh brings. A 429 is waited out, and so is a 502, 503 or 504 to an idempotent method,
-    up to three times; ``max_wait`` seconds in all, anew after a redirect. The default is short,
-    since a web request waits along: commands and tasks ask for a minute or more. The last response
-    is returned as it is, and hooks see only that. A body that is a stream is sent once.
+    up to three times; ``max_wait`` seconds in all, counted again after a redirect. The default is
+    short, since a web request waits along: commands and tasks ask for a minute or more. The last
+    response is returned as it is, and hooks see only that. A body that is a stream is sent once.
 
     Threads may share a session and its account: only one of them refreshes. As with any session of
-    ``requests``, set it up before, and responses are read whole unless ``stream=True``.
+    ``requests``, set it up before, and responses are read completely unless ``stream=True``.
 
     ``team_context`` is the id of the team whose things are meant; 0 means all, -1 the user's own.
     """
@@ -81,9 +81,8 @@ class IlertSession(requests.Session):
         if team_context is not None:
             # Of ilert's OpenAPI description and of its CLI.
             self.headers["team-context"] = self.headers["x-team-context"] = str(team_context)
-        watched = {scheme: transport.WatchedAdapter() for scheme in ("https://", "http://")}
-        for prefix, adapter in (watched | transport.adapters).items():
-            self.mount(prefix, adapter)
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, transport.WatchedAdapter())
         self._page_limits: PageLimits = {}
 
     @property
@@ -136,13 +135,17 @@ class IlertSession(requests.Session):
         return BearerAdapter(self._bearer, self._mounted, self.max_wait)
 
     def _mounted(self, url: Any) -> BaseAdapter:
+        """One that tests have put in place is used whatever a site has mounted."""
+        for prefix, adapter in transport.adapters.items():
+            if url.lower().startswith(prefix.lower()):
+                return adapter
         return super().get_adapter(url)
 
     def list(self, path: str, **params: Any) -> Iterator[Any]:
-        """Every item of an endpoint that pages, each once, fetched as they are asked for.
+        """Yields every item of an endpoint that pages, each once, a page at a time.
 
         ``params`` are those of the query, and ``path`` has none. ``max-results`` is the size of a
-        page; where ilert allows less, so much is asked for. Raises ``IlertHTTPError`` for an error
+        page; ilert's limit is used where it is smaller. Raises ``IlertHTTPError`` for an error
         response, ``requests.RequestException`` for one that is no list and for pages that do not
         end, ``TypeError`` for keywords of ``requests``. Do not delete items meanwhile: those behind
         them would move up.

@@ -26,7 +26,10 @@ from django_ilert_oauth.exceptions import (
     ReconnectRequiredError,
     TokenDecryptionError,
 )
-from django_ilert_oauth.flows._bulk.credential_guard import MIN_REFUSALS, credentials_seem_wrong
+from django_ilert_oauth.flows._bulk.credential_guard import (
+    MIN_INVALID_GRANTS,
+    credentials_seem_wrong,
+)
 from django_ilert_oauth.flows._bulk.runner import MAX_PAUSE
 from django_ilert_oauth.flows._revocation import due_revocations
 from django_ilert_oauth.internal.rows import account_rows
@@ -35,14 +38,14 @@ from django_ilert_oauth.models import CLOCK_TOLERANCE, ConnectedAccountQuerySet
 logger = logging.getLogger(__name__)
 
 #: In one run; the next sends the rest.
-MOST_REVOCATIONS = 60
+MAX_REVOCATIONS = 60
 #: How long before their expiry tokens are refreshed.
-AHEAD = timedelta(minutes=15)
+REFRESH_WITHIN = timedelta(minutes=15)
 #: Seconds from one run to the next.
 MINUTE = 60
 #: Seconds that a task may be late. Workers that come back begin with what piled up meanwhile: by
 #: default 100 requests, the room between our 600 a minute and ilert's 700.
-GRACE = 10
+MAX_LATENESS = 10
 RETRIES = 3
 #: Longer than a retry waits: only then a run hands out an account that has failed.
 FAILURE_PAUSE = timedelta(minutes=10)
@@ -53,11 +56,11 @@ _was_refused = threading.Event()
 
 @shared_task(ignore_result=True, expires=MINUTE)
 def refresh_expiring_tokens() -> int:
-    """Hands out the requests of one minute, evenly spread, and sends what is left to be revoked.
+    """Hands out the requests of one minute, evenly spread, and sends pending revocations.
 
     Those that expire first go first, so a run that overlaps another repeats its slots, and what is
     done already makes no request. Accounts that have just failed are asked again by their own
-    tasks, once a minute at the most: a slot less for each. Nothing is handed out while the client
+    tasks, at most once a minute: a slot less for each. Nothing is handed out while the client
     credentials seem to be wrong. Returns how many were handed out.
     """
     if credentials_seem_wrong() and not _prove_credentials():
@@ -65,13 +68,13 @@ def refresh_expiring_tokens() -> int:
     limit = conf.requests_per_minute
     slots = max(limit - _retrying() - _revocations(), 0) if limit else None
     gap = MINUTE / slots if slots else 0.0
-    patience = GRACE if limit else MINUTE
+    lateness = MAX_LATENESS if limit else MINUTE
     count = 0
     for pk in _next_pks(slots):
         delay = count * gap
-        refresh_account.apply_async((pk,), countdown=delay, expires=delay + patience)
+        refresh_account.apply_async((pk,), countdown=delay, expires=delay + lateness)
         count += 1
-    flows.revoke_pending(limit=MOST_REVOCATIONS)
+    flows.revoke_pending(limit=MAX_REVOCATIONS)
     return count
 
 
@@ -85,7 +88,7 @@ def refresh_expiring_tokens() -> int:
 def refresh_account(self: Task[Any, Any], pk: Any) -> str:
     """Refreshes the account if it is still due; returns a code.
 
-    Only what is transient is tried again; the flows have noted and announced the rest.
+    Only transient errors are retried; the flows have noted the others and sent their signals.
     """
     due = _due() if self.request.retries else _due().exclude(_failed_just_now())
     account = due.filter(pk=pk).first()
@@ -99,7 +102,7 @@ def refresh_account(self: Task[Any, Any], pk: Any) -> str:
         if self.request.retries == RETRIES:
             return error.code
         delay = _delay(self.request.retries, error.retry_after)
-        raise self.retry(countdown=delay, expires=delay + GRACE) from None
+        raise self.retry(countdown=delay, expires=delay + MAX_LATENESS) from None
     except ReconnectRequiredError as error:
         _was_refused.set()
         return error.code
@@ -110,13 +113,13 @@ def refresh_account(self: Task[Any, Any], pk: Any) -> str:
 
 
 def _prove_credentials() -> bool:
-    """The careful way: a run with nothing but refusals marks nobody."""
-    result = flows.refresh_many(_due(), limit=MIN_REFUSALS, concurrency=1)
+    """By a bulk run: one in which every grant is refused marks no account."""
+    result = flows.refresh_many(_due(), limit=MIN_INVALID_GRANTS, concurrency=1)
     if result.stopped in ("credentials", "invalid_client"):
         logger.error(
             "ilert refuses every grant, so no token is refreshed. Check ILERT_OAUTH_CLIENT_ID and "
             "ILERT_OAUTH_CLIENT_SECRET, then run refresh_ilert_tokens --retry-reconnect-required. "
-            "Where all of these grants have ended, run it with --mark-ended."
+            "If all of these grants have ended, run it with --mark-ended."
         )
     return not result.stopped
 
@@ -124,7 +127,7 @@ def _prove_credentials() -> bool:
 def _due() -> ConnectedAccountQuerySet:
     now = timezone.now()
     just_now = (now - conf.min_refresh_interval, now + CLOCK_TOLERANCE)
-    return account_rows().expiring(within=AHEAD).exclude(refreshed_at__range=just_now)
+    return account_rows().expiring(within=REFRESH_WITHIN).exclude(refreshed_at__range=just_now)
 
 
 def _failed_just_now() -> Q:
@@ -132,12 +135,12 @@ def _failed_just_now() -> Q:
 
 
 def _retrying() -> int:
-    """At the most so many requests of retries fall into one minute; no key, no request."""
+    """How many requests of retries one minute can have; without a key there is none."""
     return _due().filter(_failed_just_now()).exclude(last_error=TokenDecryptionError.code).count()
 
 
 def _revocations() -> int:
-    return due_revocations()[:MOST_REVOCATIONS].count()
+    return due_revocations()[:MAX_REVOCATIONS].count()
 
 
 def _next_pks(slots: int | None) -> Iterator[Any]:

@@ -20,7 +20,7 @@ from demo_processes import (
     run_command,
 )
 from example_site.environment import DEMO_FOLDER
-from main_job import MainJob
+from walkthrough import Walkthrough
 
 SITE, STANDIN = "example site", "stand-in for ilert"
 
@@ -70,7 +70,7 @@ def _run_once(options: argparse.Namespace) -> int:
         environment = demo_environment.sealed(Path(name), _url(ilert_port))
         _start_standin(processes, ilert_port, site_port)
         _start_site(processes, environment, site_port)
-        job = MainJob(
+        job = Walkthrough(
             _url(site_port),
             _url(ilert_port),
             environment["DEMO_PASSWORD"],
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--once",
         action="store_true",
-        help="do the main job without a browser, against the stand-in whatever is configured, "
+        help="walk through the app without a browser, against the stand-in whatever is configured, "
         "on free ports unless given; exit 0 only if every step held, 130 if interrupted",
     )
     parser.add_argument(

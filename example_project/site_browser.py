@@ -1,4 +1,4 @@
-"""A browser's part in the main job: pages are read, forms are sent as they were found."""
+"""A browser's part in the walkthrough: pages are read, forms are sent as they were found."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class SiteBrowser:
             form.action, data=form.fields, timeout=TIMEOUT, allow_redirects=False
         )
         if not response.is_redirect:
-            raise StepError(f"{path} leads nowhere: it answered {response.status_code}")
+            raise StepError(f"{path} leads nowhere: the response was {response.status_code}")
         return response.headers["Location"]
 
 
 def _page(response: requests.Response) -> Page:
     if not response.ok:
-        raise StepError(f"{urlsplit(response.url).path} answered {response.status_code}")
+        raise StepError(f"{urlsplit(response.url).path} responded with {response.status_code}")
     return Page(response.url, response.text)

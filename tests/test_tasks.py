@@ -145,7 +145,7 @@ def test_a_message_names_the_account_its_moment_and_its_end(
     _first, second = messages()
     assert json.loads(second.body)[:2] == [[accounts[1].pk], {}]
     eta, expires = (datetime.fromisoformat(second.headers[key]) for key in ("eta", "expires"))
-    assert (expires - eta).total_seconds() == pytest.approx(tasks.GRACE, abs=0.5)
+    assert (expires - eta).total_seconds() == pytest.approx(tasks.MAX_LATENESS, abs=0.5)
 
 
 def test_no_run_hands_out_more_than_a_minute_of_requests(

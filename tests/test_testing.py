@@ -465,7 +465,9 @@ def test_paths_are_those_below_the_api_s_address(
 
 
 def test_an_unexpected_request_fails_there_and_at_the_end(user: User) -> None:
-    text = r'GET /api/alerts has no answer: give one by answer\("GET", "/api/alerts", json=...\)'
+    text = (
+        r'No response is set for GET /api/alerts: set one with answer\("GET", "/api/alerts", json'
+    )
     with pytest.raises(AssertionError, match=text), fake_ilert():
         session = IlertSession(connected_account(user))
         with pytest.raises(AssertionError, match=text):
@@ -483,7 +485,7 @@ def test_the_first_failure_is_the_one_that_is_seen(user: User) -> None:
     "url", ["https://other.example/a?secret=1", "http://127.0.0.1:9/", "https://api.ilert.com.x/"]
 )
 def test_nothing_reaches_the_network(url: str) -> None:
-    with pytest.raises(AssertionError, match="has no answer") as raised, fake_ilert():
+    with pytest.raises(AssertionError, match="No response is set") as raised, fake_ilert():
         anybody = transport.open_session()
         with pytest.raises(AssertionError):
             anybody.get(url)
@@ -576,7 +578,7 @@ def test_a_test_that_reaches_for_what_is_not_there_fails(tmp_path: Path) -> None
     lines = [line for line in first.splitlines() if "fake_ilert.answer" not in line]
     (tmp_path / "test_site.py").write_text("\n".join(lines))
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", folder=tmp_path)
-    assert "GET /api/alert-sources has no answer" in done.stdout, done.stdout + done.stderr
+    assert "No response is set for GET /api/alert-sources" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_fixture_leaves_no_setting_behind_whoever_is_undone_first(tmp_path: Path) -> None:

@@ -78,6 +78,6 @@ def _items_of(response: requests.Response) -> list[Any]:
 
 
 def _item_key(item: Any) -> str:
-    """What tells the items of a list apart."""
+    """What identifies an item of a list."""
     has_id = isinstance(item, dict) and item.get("id") is not None
     return json.dumps(item["id"] if has_id else item, sort_keys=True)

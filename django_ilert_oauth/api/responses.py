@@ -54,7 +54,7 @@ def error_response(response: requests.Response, token: Secret, *, stream: Any) -
 
 
 def parse_json(content: bytes) -> Any:
-    """``NOT_JSON`` instead of an error, which would carry the whole body."""
+    """``NOT_JSON`` instead of an error, which would carry the body."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError):

@@ -39,7 +39,7 @@ from django_ilert_oauth.signals import account_connected, account_revoked
 
 from ._callback_params import single_parameters
 from ._revocation import keep_for_revocation
-from .base import TOKEN_COLUMNS, announce, open_client
+from .base import TOKEN_COLUMNS, open_client, send_signal
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def start_connect(
 ) -> str:
     """Returns the URL at ilert to send the user's browser to.
 
-    Asks for ``ILERT_OAUTH_SCOPES`` and ``scopes``; for an ``account`` that is to be reconnected
+    Asks for ``ILERT_OAUTH_SCOPES`` and ``scopes``; for an ``account`` to reconnect
     also for what it asked for before, at its tenant. A ``next_url`` that leads off this site is
     dropped. Raises ``ValueError`` for a ``tenant`` that is not a host label, and
     ``PermissionDenied`` for a visitor who is not logged in or whose account it is not.
@@ -73,7 +73,7 @@ def start_connect(
     if not request.user.is_authenticated:
         raise PermissionDenied("Log in before connecting an ilert account.")
     if account is not None and account.user_id != request.user.pk:
-        raise PermissionDenied("The account to be reconnected is another user's.")
+        raise PermissionDenied("The account belongs to another user.")
     base_url = _authorize_base(tenant, account)
     state, code_verifier = Secret(secrets.token_urlsafe(32)), Secret(secrets.token_urlsafe(64))
     stored = authorization_request.store(
@@ -110,7 +110,7 @@ def finish_connect(request: HttpRequest) -> ConnectedAccount:
         return _already_connected(found.user_id, found.connected_uuid)
     consumed_at = authorization_request.consume(found)
     account, created = _exchange(request, found, _code(parameters), consumed_at)
-    announce(account_connected, account, request=request, created=created)
+    send_signal(account_connected, account, request=request, created=created)
     return account
 
 
@@ -272,7 +272,7 @@ def _end(account: ConnectedAccount, request: HttpRequest) -> None:
     same = {name: getattr(account, name) for name in ("pk", "uuid", *TOKEN_COLUMNS)}
     if account_rows().filter(**same).update(**columns):
         account.take_stored(columns)
-        announce(account_revoked, account, reason=Reason.REVOKED_AT_ILERT, request=request)
+        send_signal(account_revoked, account, reason=Reason.REVOKED_AT_ILERT, request=request)
 
 
 def _revoke_quietly(client: IlertClient, tokens: TokenResponse) -> None:

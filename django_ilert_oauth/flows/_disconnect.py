@@ -1,4 +1,4 @@
-"""Ending a grant on this site, at once; ``_revocation`` sees to it that ilert is told."""
+"""Ending a grant on this site, at once; ``_revocation`` then revokes it at ilert."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from django_ilert_oauth.signals import account_revoked
 
 from ._lease import NO_LEASE
 from ._revocation import keep_for_revocation
-from .base import announce
+from .base import send_signal
 
 #: Under REPEATABLE READ and SERIALIZABLE, a row that changes meanwhile fails the transaction.
-MAX_TRIES = 5
+MAX_ATTEMPTS = 5
 NO_TOKENS: dict[str, Any] = {
     "access_token_ciphertext": "",
     "refresh_token_ciphertext": "",
@@ -42,12 +42,12 @@ def disconnect(
     """Wipes the tokens and their expiries, and revokes the grant at ilert; twice is a no-op.
 
     Works while ilert is down, and for an account whose tokens cannot be read. In a transaction of
-    the caller, ilert is told after its commit.
+    the caller, the grant is revoked after its commit.
     """
     if transaction.get_connection(database()).in_atomic_block:
         _disconnect_inside(account, reason, request)
         return
-    for _ in range(MAX_TRIES - 1):
+    for _ in range(MAX_ATTEMPTS - 1):
         with suppress(OperationalError):
             return _disconnect(account, reason, request)
     _disconnect(account, reason, request)
@@ -60,7 +60,7 @@ def end_grant_of_deleted(instance: ConnectedAccount, **kwargs: Any) -> None:
         return
     if conf.revoke_on_delete:
         keep_for_revocation(stored)
-    announce(account_revoked, stored, reason=Reason.DELETED, request=None)
+    send_signal(account_revoked, stored, reason=Reason.DELETED, request=None)
 
 
 def _disconnect_inside(
@@ -94,7 +94,7 @@ def _disconnect(account: ConnectedAccount, reason: Reason, request: HttpRequest 
         keep_for_revocation(account)
         row.update(**NO_TOKENS)
         account.take_stored(NO_TOKENS)
-        announce(account_revoked, account, reason=reason, request=request)
+        send_signal(account_revoked, account, reason=reason, request=request)
 
 
 def _row_of(account: ConnectedAccount) -> ConnectedAccountQuerySet:

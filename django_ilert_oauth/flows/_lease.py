@@ -28,7 +28,7 @@ from .base import TOKEN_COLUMNS, columns
 STORING_SECONDS = 15.0
 
 NO_LEASE: dict[str, Any] = {"lease_id": "", "lease_ends_ms": 0}
-#: What is read anew. A name that ilert has changed, too, is seen at once.
+#: What each look reads, with the name, which ilert may have changed.
 SEEN_COLUMNS = [*GRANT_COLUMNS, "tenant_id", "username"]
 
 

@@ -101,7 +101,7 @@ def refresh_steps(
     *,
     may_wait: bool = True,
 ) -> Steps[Outcome]:
-    """To be concluded: nothing has been announced yet."""
+    """To be concluded: no signal has been sent yet."""
     waiting = _Waiting(may_wait)
     look = look_at(account)
     waiting.note(look)
@@ -121,7 +121,7 @@ def refresh_steps(
 
 
 def conclude(account: ConnectedAccount, outcome: Outcome) -> None:
-    outcome.announce(account)
+    outcome.send_signal(account)
     if outcome.error is not None:
         raise outcome.error
 
@@ -227,8 +227,8 @@ class _Waiting:
         account = look.account
         has_failed = account.last_error_at not in (None, self._error_at) and not look.is_leased
         if self._has_looked and has_failed and account.status == Status.CONNECTED:
-            is_refusal = account.last_error in ERROR_CODES - TRANSIENT_CODES
-            raise (IlertRejectedError if is_refusal else IlertUnavailableError)(
+            is_rejected = account.last_error in ERROR_CODES - TRANSIENT_CODES
+            raise (IlertRejectedError if is_rejected else IlertUnavailableError)(
                 "The refresh that this call waited for has failed.", code=account.last_error
             )
         self._has_looked = True

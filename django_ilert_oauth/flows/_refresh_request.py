@@ -28,7 +28,7 @@ from ._lease import NO_LEASE, Lease, release
 from ._revocation import keep_for_revocation
 from ._steps import Steps, no_steps
 from ._storing import require_storing, retrying, store, write
-from .base import announce, columns
+from .base import columns, send_signal
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ STATUS_COLUMNS = ["status", "reason", "status_changed_at"]
 
 @dataclass
 class Outcome:
-    """What came of a request: to be announced once it is committed."""
+    """What came of a request; its signal is sent once it is committed."""
 
     refreshed: bool = False
-    #: It was committed apart from the caller's transaction.
+    #: It was committed on another connection than the caller's.
     at_once: bool = False
     signal: Signal | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -52,13 +52,13 @@ class Outcome:
         """Another caller has taken the lease or changed the tokens meanwhile."""
         return not self.refreshed and self.error is None
 
-    def announce(self, account: ConnectedAccount) -> None:
+    def send_signal(self, account: ConnectedAccount) -> None:
         if self.signal is not None:
-            announce(self.signal, account, at_once=self.at_once, **self.facts)
+            send_signal(self.signal, account, at_once=self.at_once, **self.facts)
 
 
 @dataclass(frozen=True)
-class Refusal:
+class InvalidGrant:
     """An ``invalid_grant``; ``status`` is 0 where there was no token to send."""
 
     lease: Lease
@@ -69,18 +69,18 @@ class Refusal:
         return self.lease.account
 
 
-def end_grant(refusal: Refusal) -> Steps[Outcome]:
+def end_grant(response: InvalidGrant) -> Steps[Outcome]:
     """The stored token stays, so that a grant refused by mistake can be asked for again."""
-    account, now = refusal.account, refusal.lease.look.now
+    account, now = response.account, response.lease.look.now
     first_time = account.status == Status.CONNECTED
     values: dict[str, Any] = {"last_error": "invalid_grant", "last_error_at": now}
     if first_time:
         values["status"], values["status_changed_at"] = Status.RECONNECT_REQUIRED, now
         values["reason"] = _reason(account, now)
-    if not (yield from _write(refusal.lease, values)):
+    if not (yield from _write(response.lease, values)):
         return Outcome()
     ended = ReconnectRequiredError(
-        "The grant has ended; the user has to reconnect the account.", status=refusal.status
+        "The grant has ended; the user has to reconnect the account.", status=response.status
     )
     if not first_time:
         return Outcome(error=ended)
@@ -96,7 +96,7 @@ class Requester:
     client: IlertClient
     #: Waits until the next request may be made.
     slot: Callable[[], Steps[None]] = no_steps
-    refused: Callable[[Refusal], Steps[Outcome]] = end_grant
+    on_invalid_grant: Callable[[InvalidGrant], Steps[Outcome]] = end_grant
 
 
 def refresh_under(lease: Lease, requester: Requester) -> Steps[Outcome]:
@@ -107,7 +107,7 @@ def refresh_under(lease: Lease, requester: Requester) -> Steps[Outcome]:
         if isinstance(response, TokenResponse):
             outcome = yield from _keep(lease, response)
         elif isinstance(response, IlertRejectedError) and response.code == "invalid_grant":
-            outcome = yield from requester.refused(Refusal(lease, response.status))
+            outcome = yield from requester.on_invalid_grant(InvalidGrant(lease, response.status))
         else:
             outcome = yield from note_failure(lease, response)
     finally:

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 #: After a commit, so many are sent at the same time ...
 CONCURRENCY = 10
-#: ... of so many at the most, for so many seconds in all; ``revoke_pending`` sends the others.
+#: ... of at most so many, for so many seconds in all; ``revoke_pending`` sends the others.
 MAX_AFTER_COMMIT = 100
 MAX_SECONDS = 3.0
 #: How long commits leave an endpoint alone that did not respond.
@@ -94,10 +94,10 @@ def revoke_pending(
     limit: int | None = None,
     stop: threading.Event | None = None,
 ) -> RevocationResult:
-    """Sends the pending revocations that are due, ``limit`` at the most, until ``stop`` is set.
+    """Sends the pending revocations that are due, at most ``limit``, until ``stop`` is set.
 
-    What failed before goes last. An endpoint that does not respond is left alone until the next
-    run; the others are not affected. ``per_minute`` at the most, evenly spread
+    What failed before goes last. An endpoint that does not respond is skipped until the next
+    run; the others are not affected. At most ``per_minute``, evenly spread
     (``ILERT_OAUTH_REQUESTS_PER_MINUTE``; 0: no limit).
     """
     stop = stop or threading.Event()
@@ -127,7 +127,7 @@ def revoke_pending(
 def due_revocations() -> QuerySet[PendingRevocation]:
     now = timezone.now()
     is_due = Q(next_attempt_at=None) | Q(next_attempt_at__lte=now)
-    # None is put off for longer: a clock was wrong.
+    # None is deferred for longer: a clock was wrong.
     return open_revocations().filter(is_due | Q(next_attempt_at__gt=now + MAX_DELAY))
 
 
@@ -228,7 +228,7 @@ def _error_of(future: Future[None]) -> IlertOAuthError | None:
 
 
 def _conclude(pending: PendingRevocation, error: IlertOAuthError | None, **columns: Any) -> None:
-    """Without ``columns`` for a failure, the next run tries again."""
+    """Without ``columns`` for a failure, the next run retries it."""
     if error is None:
         _row(pending).delete()
         return

@@ -20,7 +20,7 @@ Steps = Generator[Future[Any] | float, None, T]
 def run_now(steps: Steps[T]) -> T:
     """The result of the steps, which this thread waits for.
 
-    Once a request is under way, an interrupt is put off until its response has been stored.
+    Once a request is under way, an interrupt is deferred until its response has been stored.
     """
     interrupt: BaseException | None = None
     has_asked = False

@@ -56,12 +56,12 @@ def require_same_client(account: ConnectedAccount) -> None:
         )
 
 
-def announce(
+def send_signal(
     signal: Signal, account: ConnectedAccount, *, at_once: bool = False, **facts: Any
 ) -> None:
-    """Sends the signal after the commit; at once for what was committed apart.
+    """Sends it after the commit; at once for what another connection has committed.
 
-    At once, too, where the caller commits by hand: Django knows no hook for that.
+    At once, too, where the caller commits by hand: Django has no hook for that.
     """
 
     def send() -> None:

@@ -1,4 +1,4 @@
-"""Authorization requests, from the way to ilert to the way back.
+"""Authorization requests, from their start to the callback.
 
 Each is a row of its own, found by the digest of its state, so nothing depends on what a session
 keeps. It is bound to the user, which meets login CSRF, and to the browser: to a random string that
@@ -32,7 +32,7 @@ from .db import database_now
 from .rows import database
 
 BROWSER_KEY = "ilert_oauth_browser"
-#: As in Django's own table; a cookie session has its whole content for a key.
+#: As in Django's own table; the key of a cookie session is its content.
 MAX_SESSION_KEY_LENGTH = 40
 LIFETIME = timedelta(minutes=10)
 #: For whoever reads the log.
@@ -52,7 +52,7 @@ def requested_scope(
 
 
 def mark_browser(request: HttpRequest | None, **kwargs: Any) -> None:
-    """Receives ``user_logged_in``; who logs in without a session is left alone."""
+    """Receives ``user_logged_in``; without a session it does nothing."""
     session = getattr(request, "session", {})
     if SESSION_KEY in session:
         session.setdefault(BROWSER_KEY, get_random_string(32))

@@ -1,4 +1,4 @@
-"""Where databases differ: names told apart byte by byte, their clock, updates that never wait."""
+"""Where databases differ: names compared byte by byte, their clock, updates that never wait."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ExactCharField(CharField):
 
 @ExactCharField.register_lookup
 class LooselyContains(IContains):
-    """A search, such as the admin's, takes capital and small letters for the same all the same."""
+    """A search, such as the admin's, ignores case nevertheless."""
 
     def as_mysql(self, compiler: Any, connection: Any) -> Any:
         loose = IContains(Collate(self.lhs, "utf8mb4_general_ci"), self.rhs)
@@ -88,7 +88,7 @@ def update_row(
 ) -> bool:
     """Writes the columns of one row where it still meets the conditions, without ever waiting.
 
-    Conditions are column names, with ``__lte`` for "at the most". All of them stand on the row that
+    Conditions are column names, with ``__lte`` for "at most". All of them stand on the row that
     is updated, so that a database evaluates them again where another transaction has just changed
     it. Returns False where they do not hold, and where another transaction has locked the row
     (MySQL, which cannot say so in one statement, waits for ``innodb_lock_wait_timeout``).

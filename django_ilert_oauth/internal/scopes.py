@@ -63,7 +63,7 @@ def is_valid(scope: str) -> bool:
 
 
 def union(*scopes: str | Iterable[str]) -> str:
-    """One space-separated text; of each resource only the highest level."""
+    """One space-separated string; of each resource only the highest level."""
     highest: dict[str, str] = {}
     for scope in (part for several in scopes for part in split(several)):
         resource, level = _parse(scope)
@@ -85,8 +85,11 @@ def covering(scope: str) -> list[str]:
     """Each scope that includes this one, itself among them."""
     resource, level = _parse(scope)
     higher = LEVELS[level:]
-    bare = [resource, WILDCARD] if level == 0 else []
-    return [*bare, *(f"{name}:{letter}" for name in (resource, WILDCARD) for letter in higher)]
+    without_level = [resource, WILDCARD] if level == 0 else []
+    return [
+        *without_level,
+        *(f"{name}:{letter}" for name in (resource, WILDCARD) for letter in higher),
+    ]
 
 
 def describe(scope: str | Iterable[str]) -> list[StrOrPromise]:

@@ -82,7 +82,7 @@ def error_code(value: object) -> str:
 
 
 def lifetime(value: object) -> int | None:
-    """Whole seconds from whatever ``expires_in`` holds; None for what is no number."""
+    """An integer of seconds from whatever ``expires_in`` holds; None for what is no number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

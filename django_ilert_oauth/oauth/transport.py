@@ -150,7 +150,7 @@ class ClientSession(requests.Session):
 
 
 def open_session() -> ClientSession:
-    """Tries once more where no connection came about: then nothing was sent."""
+    """Retries once where no connection came about: then nothing was sent."""
     session = ClientSession()
     retry = Retry(total=1, connect=1, read=False, redirect=0, status=0, other=0)
     watched = WatchedAdapter(pool_maxsize=1, max_retries=retry)
@@ -170,7 +170,7 @@ def innermost(error: BaseException) -> BaseException:
 
 
 def strip_frames(error: E, *, handled: BaseException | None = None) -> E:
-    """Without what led to it: the frames of ``requests`` hold whole bodies and headers.
+    """Without what led to it: the frames of ``requests`` hold bodies and headers.
 
     ``handled`` is the exception that the caller was handling already, whose frames stay.
     """

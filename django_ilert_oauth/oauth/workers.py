@@ -1,7 +1,7 @@
 """Threads that wait for ilert, so that nobody else waits longer than until a deadline.
 
 A blocking call cannot be ended from within: a name resolution takes as long as it takes, and the
-timeout of a socket begins anew with each byte.
+timeout of a socket begins again with each byte.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ MINUTE = 60
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
-#: Seconds each, the longest first.
+#: In seconds, in descending order.
 UNITS = [
     (365 * DAY, ngettext_lazy("%(count)d year ago", "%(count)d years ago", "count")),
     (30 * DAY, ngettext_lazy("%(count)d month ago", "%(count)d months ago", "count")),

@@ -27,14 +27,14 @@ ANY = "wildcard:d"
 #: Method and path.
 Key = tuple[str, str]
 #: Status and body.
-Answer = tuple[int, Any]
+Response = tuple[int, Any]
 
 OPEN = {
     ("POST", client.TOKEN_PATH),
     ("POST", client.TOKEN_INFO_PATH),
     ("POST", client.REVOKE_PATH),
 }
-#: What is answered without the test's doing.
+#: The fake responds to these itself.
 OWN = OPEN | {("GET", client.CURRENT_USER_PATH)}
 
 #: The scope for what is below ``/api/``, by ilert's documentation.
@@ -68,6 +68,8 @@ _numbers = itertools.count(1)
 
 
 class Grants:
+    """The codes and tokens that were given, and which of them have ended."""
+
     def __init__(self) -> None:
         self.tenant_id, self.username = "acme", "grace"
         self.expires_in = 3600
@@ -88,8 +90,8 @@ class Grants:
         """Every token of the kind, ``access`` or ``refresh``, that was made so far."""
         self._first_live[kind] = next(_numbers)
 
-    def _refusal(self, request: requests.PreparedRequest, key: Key) -> Answer | None:
-        """Of a bearer who is not let in; ilert's OAuth endpoints ask for none."""
+    def _denied(self, request: requests.PreparedRequest, key: Key) -> Response | None:
+        """401 or 403 for a token that is not good for the path; the OAuth endpoints take none."""
         if key in OPEN:
             return None
         owner = self._owner("access", _bearer(request))
@@ -98,34 +100,34 @@ class Grants:
         scope = owner.get("scope", ANY)
         return None if scopes.covers(scope, _needed(*key)) else (403, FORBIDDEN)
 
-    def _own_answer(self, request: requests.PreparedRequest, key: Key) -> Answer:
+    def _own_response(self, request: requests.PreparedRequest, key: Key) -> Response:
         if key not in OPEN:
             owner = self._owner("access", _bearer(request))
             number = self._ids[owner["tenant_id"], owner["username"]]
             return 200, {"id": number, "username": owner["username"]}
-        endpoints: dict[str, Callable[[Mapping[str, str]], Answer]] = {
+        endpoints: dict[str, Callable[[Mapping[str, str]], Response]] = {
             client.TOKEN_PATH: self._give_tokens,
             client.TOKEN_INFO_PATH: self._describe,
             client.REVOKE_PATH: self._revoke,
         }
         return endpoints[key[1]](dict(parse_qsl(str(request.body))))
 
-    def _give_tokens(self, form: Mapping[str, str]) -> Answer:
+    def _give_tokens(self, form: Mapping[str, str]) -> Response:
         owner = self._owner_of_grant(form)
         if not owner:
             return 401, {"code": "invalid_grant", "error": "Provided grant is unknown"}
-        answer = {
+        body = {
             "token_type": "Bearer",
             "access_token": make_token("access", owner),
             "expires_in": self.expires_in,
         }
         if "scope" in owner:
-            answer["scope"] = owner["scope"]
+            body["scope"] = owner["scope"]
         used = form.get("refresh_token", "")
         if not used or self.rotates:
             self._ended.add(used)
-            answer["refresh_token"] = make_token("refresh", owner)
-        return 200, answer
+            body["refresh_token"] = make_token("refresh", owner)
+        return 200, body
 
     def _owner_of_grant(self, form: Mapping[str, str]) -> Owner:
         if form["grant_type"] == "refresh_token":
@@ -133,11 +135,11 @@ class Grants:
         challenge, owner = self._codes.pop(form["code"], ("", {}))
         return owner if challenge == _challenge(form["code_verifier"]) else {}
 
-    def _describe(self, form: Mapping[str, str]) -> Answer:
+    def _describe(self, form: Mapping[str, str]) -> Response:
         owner = self._owner("access", form["token"])
         return 200, {"active": bool(owner), **owner}
 
-    def _revoke(self, form: Mapping[str, str]) -> Answer:
+    def _revoke(self, form: Mapping[str, str]) -> Response:
         self._ended.add(form["token"])
         return 200, {}
 

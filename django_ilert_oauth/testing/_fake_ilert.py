@@ -25,7 +25,6 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPResponse
 
-from django_ilert_oauth import session
 from django_ilert_oauth.api import retry
 from django_ilert_oauth.conf import PREFIX, conf
 from django_ilert_oauth.flows._bulk.rate_limiter import RateLimiter
@@ -37,7 +36,7 @@ from django_ilert_oauth.oauth.client import AUTHORIZE_PATH
 from ._fake_grants import OWN, Grants, Key, make_token
 
 #: For settings that the site's tests do not have; the key is new in each process.
-_STAND_INS: dict[str, Any] = {
+_FALLBACK_SETTINGS: dict[str, Any] = {
     PREFIX + "CLIENT_ID": "fake-client",
     PREFIX + "CLIENT_SECRET": "fake-secret",
     PREFIX + "ENCRYPTION_KEYS": [Fernet.generate_key().decode()],
@@ -55,18 +54,18 @@ def connected_account(
     status: str = Status.CONNECTED,
     **columns: Any,
 ) -> ConnectedAccount:
-    """A saved account of grace at acme; ``columns`` are those of the model.
+    """Creates an account of grace at acme; ``columns`` are those of the model.
 
-    ilert has granted it ``ILERT_OAUTH_SCOPES``, or ``scopes``. ``expires_in`` is in seconds; below
-    zero, the access token has expired. Without ``ILERT_OAUTH_ENCRYPTION_KEYS`` in the settings it
-    works inside ``fake_ilert()`` only.
+    It was granted ``ILERT_OAUTH_SCOPES``, or ``scopes``. ``expires_in`` is in seconds; below zero,
+    the access token has expired. Without ``ILERT_OAUTH_ENCRYPTION_KEYS`` in the settings this works
+    only inside ``fake_ilert()``.
     """
     scope = scope_names.union(conf.scopes if scopes is None else scopes)
-    who = {"tenant_id": "acme", "username": "grace", "granted_scope": scope, **columns}
+    identity = {"tenant_id": "acme", "username": "grace", "granted_scope": scope, **columns}
     owner = {
-        "tenant_id": who["tenant_id"],
-        "username": who["username"],
-        "scope": who["granted_scope"],
+        "tenant_id": identity["tenant_id"],
+        "username": identity["username"],
+        "scope": identity["granted_scope"],
     }
     tokens = {f"{kind}_token": make_token(kind, owner) for kind in ("access", "refresh")}
     made = {
@@ -79,15 +78,15 @@ def connected_account(
         "reason": _REASONS.get(Status(status), ""),
         **({} if status == Status.DISCONNECTED else tokens),
     }
-    return ConnectedAccount.objects.create(**{**made, **who})
+    return ConnectedAccount.objects.create(**{**made, **identity})
 
 
 @contextmanager
 def fake_ilert() -> Iterator[FakeIlert]:
-    """Answers what the app sends to ilert; no session of the app reaches the network meanwhile.
+    """Takes the place of ilert: no session of the app reaches the network meanwhile.
 
-    Credentials and a key that the settings lack are supplied. A request that nobody has given an
-    answer for raises ``AssertionError``, there and at the end.
+    Credentials and a key that the settings lack are supplied. A request for which no response is
+    set raises ``AssertionError``, there and at the end of the context.
     """
     fake = FakeIlert()
     adapter = _Adapter(fake)
@@ -95,7 +94,6 @@ def fake_ilert() -> Iterator[FakeIlert]:
     with (
         override_settings(**missing) if missing else nullcontext(),
         mock.patch.dict(transport.adapters, {"https://": adapter, "http://": adapter}, clear=True),
-        mock.patch.object(session.IlertSession, "_mounted", lambda session, url: adapter),
         mock.patch.object(retry, "wait", fake.waits.append),
         mock.patch.object(
             RateLimiter, "pause", lambda limiter, seconds: fake.waits.append(seconds)
@@ -107,14 +105,14 @@ def fake_ilert() -> Iterator[FakeIlert]:
 
 
 def missing_settings() -> dict[str, Any]:
-    return {n: value for n, value in _STAND_INS.items() if not getattr(settings, n, None)}
+    return {n: value for n, value in _FALLBACK_SETTINGS.items() if not getattr(settings, n, None)}
 
 
 @dataclass(frozen=True)
 class SentRequest:
-    """Without forms and the headers that hold a token: ``Authorization`` and ``Cookie``.
+    """A request that ilert received, without forms, ``Authorization`` and ``Cookie``.
 
-    The names of ``headers`` are of any case. ``json`` is None for other bodies.
+    The names in ``headers`` are case-insensitive. ``json`` is None for other bodies.
     """
 
     method: str
@@ -125,7 +123,7 @@ class SentRequest:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Response:
     status: int = 200
     json: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -137,11 +135,11 @@ class _Answer:
 
 
 class FakeIlert(Grants):
-    """Behaves as ilert does: a code works once and with its verifier, tokens end.
+    """An ilert in memory that behaves as ilert does: a code works once and with its verifier.
 
-    ``tenant_id`` and ``username`` say who lets the site in next, ``expires_in`` how many seconds
-    an access token lasts, ``rotates`` whether a refresh brings a new refresh token, too.
-    ``requests`` have come so far, and ``waits`` are the seconds that would have been waited.
+    ``tenant_id`` and ``username`` say who allows access next, ``expires_in`` how many seconds an
+    access token lasts, ``rotates`` whether a refresh brings a new refresh token, too. ``requests``
+    are those received so far, ``waits`` the seconds that the app would have waited.
     """
 
     def __init__(self) -> None:
@@ -149,8 +147,8 @@ class FakeIlert(Grants):
         self.requests: list[SentRequest] = []
         self.waits: list[float] = []
         self.unexpected: list[str] = []
-        self._coming: defaultdict[Key, list[_Answer]] = defaultdict(list)
-        self._standing: dict[Key, _Answer] = {}
+        self._queued: defaultdict[Key, list[_Response]] = defaultdict(list)
+        self._permanent: dict[Key, _Response] = {}
         self._lock = threading.Lock()
 
     def answer(
@@ -164,17 +162,17 @@ class FakeIlert(Grants):
         raises: Raised | None = None,
         times: int | None = None,
     ) -> None:
-        """What requests for a path are answered, or what they raise: ``requests.Timeout``.
+        """Sets the response to requests for a path, or what they raise, as ``requests.Timeout``.
 
-        Answers with ``times`` come first, one after the other. One without stays, until another
-        takes its place. Goes for ``/api/developers/oauth2/token`` and ilert's other endpoints, too.
-        A failure is answered whoever asks; the rest only to tokens that are good for it.
+        Responses with ``times`` are used first, one after the other; one without stays until it is
+        replaced. ``/api/developers/oauth2/token`` and ilert's other endpoints can be set, too.
+        A failure is sent to everybody, any other response only to tokens that are good for it.
         """
-        made = _Answer(status, json, headers or {}, raises)
+        response = _Response(status, json, headers or {}, raises)
         if times is None:
-            self._standing[method.upper(), path] = made
+            self._permanent[method.upper(), path] = response
         else:
-            self._coming[method.upper(), path] += [made] * times
+            self._queued[method.upper(), path] += [response] * times
 
     def authorize(
         self,
@@ -185,10 +183,10 @@ class FakeIlert(Grants):
         secure: bool = False,
         **form: Any,
     ) -> Any:
-        """Walks Django's test client, logged in, from the site over ilert to the callback.
+        """Sends Django's test client, logged in, to the connect page, to ilert and to the callback.
 
-        Returns the site's answer there. ``form`` goes to the connect page: ``next``, ``tenant``,
-        ``account``. ilert grants what it is asked for, or ``scopes``.
+        Returns the site's response there. ``form`` goes to the connect page: ``next``, ``tenant``,
+        ``account``. ilert grants what the site asks for, or ``scopes``.
         """
         leaving = client.post(reverse("ilert_oauth:connect"), form, secure=secure)
         url = leaving.get("Location") or f"a page of its own ({leaving.status_code})"
@@ -198,7 +196,7 @@ class FakeIlert(Grants):
     def callback_url(
         self, authorize_url: str, *, allow: bool = True, scopes: str | Iterable[str] | None = None
     ) -> str:
-        """Where ilert sends the user's browser, once the user has decided."""
+        """Returns where ilert sends the browser of a user who has allowed or denied access."""
         parts = urlsplit(authorize_url)
         asked = dict(parse_qsl(parts.query))
         if not parts.path.endswith(AUTHORIZE_PATH):
@@ -211,37 +209,37 @@ class FakeIlert(Grants):
         return f"{asked['redirect_uri']}?{urlencode({**decision, 'state': asked['state']})}"
 
     def revoke(self) -> None:
-        """As users do at ilert: no grant can be refreshed, access tokens last until they expire."""
+        """Ends every grant, as users do at ilert; access tokens last until they expire."""
         self._end("refresh")
 
     def expire_access_tokens(self) -> None:
-        """Those so far are refused, whatever the accounts say."""
+        """Has ilert refuse every access token so far, whatever the accounts say."""
         self._end("access")
 
-    def _respond(self, request: requests.PreparedRequest) -> _Answer:
-        """One after the other, whatever threads ask."""
+    def _respond(self, request: requests.PreparedRequest) -> _Response:
+        """Serves threads one after the other."""
         with self._lock:
-            return self._answer_to(request)
+            return self._response_to(request)
 
-    def _answer_to(self, request: requests.PreparedRequest) -> _Answer:
+    def _response_to(self, request: requests.PreparedRequest) -> _Response:
         sent = _as_sent(request)
         self.requests.append(sent)
         key = (sent.method, sent.path)
-        coming = self._coming[key]
-        answer = coming[0] if coming else self._standing.get(key)
-        if answer is None and key not in OWN:
-            raise self._surprise(sent)
-        if not (answer and answer.is_failure) and (refusal := self._refusal(request, key)):
-            return _Answer(*refusal)
-        if coming:
-            coming.pop(0)
-        return answer or _Answer(*self._own_answer(request, key))
+        queued = self._queued[key]
+        response = queued[0] if queued else self._permanent.get(key)
+        if response is None and key not in OWN:
+            raise self._unexpected(sent)
+        if not (response and response.is_failure) and (denied := self._denied(request, key)):
+            return _Response(*denied)
+        if queued:
+            queued.pop(0)
+        return response or _Response(*self._own_response(request, key))
 
-    def _surprise(self, sent: SentRequest) -> AssertionError:
+    def _unexpected(self, sent: SentRequest) -> AssertionError:
         call = f'answer("{sent.method}", "{sent.path}", json=...)'
-        text = f"{sent.method} {sent.path} has no answer: give one by {call}"
-        self.unexpected.append(text)
-        return AssertionError(text)
+        message = f"No response is set for {sent.method} {sent.path}: set one with {call}"
+        self.unexpected.append(message)
+        return AssertionError(message)
 
 
 class _Adapter(HTTPAdapter):
@@ -252,20 +250,20 @@ class _Adapter(HTTPAdapter):
     def send(  # type: ignore[override]
         self, request: requests.PreparedRequest, **kwargs: Any
     ) -> requests.Response:
-        answer = self._ilert._respond(request)
-        if answer.raises is not None:
-            raise answer.raises
+        response = self._ilert._respond(request)
+        if response.raises is not None:
+            raise response.raises
         raw = HTTPResponse(
-            BytesIO(b"" if answer.json is None else jsonlib.dumps(answer.json).encode()),
-            headers={"Content-Type": "application/json", **answer.headers},
-            status=answer.status,
+            BytesIO(b"" if response.json is None else jsonlib.dumps(response.json).encode()),
+            headers={"Content-Type": "application/json", **response.headers},
+            status=response.status,
             preload_content=False,
         )
         return self.build_response(request, raw)
 
 
 def _as_sent(request: requests.PreparedRequest) -> SentRequest:
-    """With the path below ``ILERT_OAUTH_API_URL``; the whole address elsewhere."""
+    """Its path is relative to ``ILERT_OAUTH_API_URL``, or the full URL of another host."""
     parts = urlsplit((request.url or "").removeprefix(conf.api_url))
     path = parts._replace(query="", fragment="").geturl()
     headers = {

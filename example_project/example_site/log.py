@@ -5,7 +5,7 @@ import re
 
 
 class WithoutQuery(logging.Filter):
-    """Django's server logs whole request lines; the callback's holds a code and a state."""
+    """Django's server logs complete request lines; the callback's holds a code and a state."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):

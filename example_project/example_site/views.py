@@ -87,9 +87,9 @@ def _usual_policy(sources: list[dict[str, Any]]) -> object:
 
 
 def _explain(error: IlertOAuthError | requests.RequestException) -> str:
-    """What ``requests`` says would show whole URLs."""
+    """What ``requests`` says would show full URLs."""
     if isinstance(error, IlertOAuthError):
         return str(error)
     if error.response is None:
         return "ilert could not be reached. Please try again in a minute."
-    return f"ilert did not do that: its answer was HTTP {error.response.status_code}."
+    return f"ilert did not do that: it responded with HTTP {error.response.status_code}."

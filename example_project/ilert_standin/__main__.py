@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     add_addresses(parser.add_argument)
     add_clients(parser.add_argument_group("clients").add_argument, uris)
     add_tokens(parser.add_argument_group("tokens").add_argument)
-    add_answers(parser.add_argument_group("answers").add_argument)
+    add_responses(parser.add_argument_group("responses").add_argument)
     return parser
 
 
@@ -100,13 +100,13 @@ def add_tokens(add: AddOption) -> None:
     add("--revoke-ends-all", action="store_true", help=ends_all)
 
 
-def add_answers(add: AddOption) -> None:
+def add_responses(add: AddOption) -> None:
     faults = f"PATH: {', '.join(ENDPOINTS)}; WHAT: an HTTP status, {', '.join(NAMED_FAULTS)}"
     limit = "%(default)s; 0: no limit"
     add("--requests-per-minute", type=int, metavar="N", help=f"from one address ({limit})")
     add("--requests-per-token", type=int, metavar="N", help=f"in a minute ({limit})")
     add("--retry-after", type=int, metavar="SECONDS", help="sent with a 429, else nothing is")
-    add("--latency", type=float, metavar="SECONDS", help="before every answer of the API")
+    add("--latency", type=float, metavar="SECONDS", help="before every response of the API")
     add("--alert-sources", type=int, metavar="N", help="of each tenant at first (%(default)s)")
     add(
         "--fault",

@@ -18,7 +18,7 @@ from .ledger import Grant
 from .limits import RateLimit
 from .lists import LISTS
 from .login import Logins, same_page
-from .oauth import Answer, Grants
+from .oauth import Body, Grants
 from .options import Options
 from .people import Person, person_of
 from .responses import json_response, page_response
@@ -84,7 +84,7 @@ class StandIn:
 
     @property
     def token_requests(self) -> list[RecordedRequest]:
-        """Those POSTed to the token endpoint, whatever they were answered."""
+        """Those POSTed to the token endpoint, whatever the responses."""
         path = f"{self.options.url_prefix}{OAUTH}/token"
         return [made for made in self.requests if (made.method, made.path) == ("POST", path)]
 
@@ -95,8 +95,8 @@ class StandIn:
 
     def issue_tokens(
         self, tenant: str, username: str, scope: str = "profile", *, client_id: str | None = None
-    ) -> Answer:
-        """What a finished connect is answered, without the walk. Makes up users it doesn't know."""
+    ) -> Body:
+        """The token response of a finished connect, without a browser. Makes up unknown users."""
         client = self.options.client(client_id or self.options.client_id)
         if client is None:
             raise ValueError(f"no client {client_id!r}")
@@ -152,7 +152,7 @@ class StandIn:
         """A request to another prefix is recorded, and nothing is found there."""
         request.get_data()
         with self._lock:
-            self._journal.answered(self._journal.arrived(request), 404)
+            self._journal.responded(self._journal.arrived(request), 404)
         return page_response(pages.error("There is nothing at this address."), 404)
 
     def _respond(self, request: Request) -> "WSGIApplication":
@@ -161,11 +161,11 @@ class StandIn:
             journal, limited = self._journal, self._is_limited(request)
             arrival = journal.arrived(request)
             fault = (None if limited else self._faults.take(request.path)) or Fault()
-        response = self._limited() if limited else self._answer(request, fault)
+        response = self._limited() if limited else self._endpoint_response(request, fault)
         if _is_api(request.path) and response.mimetype != "text/html":
             response.headers.setdefault("correlation-id", str(uuid4()))
         with self._lock:
-            journal.answered(arrival, response.status_code)
+            journal.responded(arrival, response.status_code)
         if fault.drip or fault.drip_headers:
             return drip(response, fault.drip_headers, fault.drip)
         return response
@@ -186,7 +186,7 @@ class StandIn:
             response.headers["Retry-After"] = str(self.options.retry_after)
         return response
 
-    def _answer(self, request: Request, fault: Fault) -> Response:
+    def _endpoint_response(self, request: Request, fault: Fault) -> Response:
         latency = self.options.latency if _is_api(request.path) else 0
         time.sleep(latency + fault.delay)
         if fault.drop:

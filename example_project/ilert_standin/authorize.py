@@ -39,9 +39,9 @@ class Consent:
                 request.args["client_id"], redirect_uri, *_scope_and_challenge(request.args), state
             )
             return self._ask(request, tenant, asked)
-        except OAuthError as refusal:
+        except OAuthError as error:
             return send_back(
-                redirect_uri, error=refusal.code, error_description=refusal.text, state=state
+                redirect_uri, error=error.code, error_description=error.text, state=state
             )
 
     def _registered_uri(self, query: Mapping[str, str]) -> str:

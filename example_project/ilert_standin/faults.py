@@ -24,7 +24,7 @@ HTML = {"Content-Type": "text/html"}
 
 @dataclass(frozen=True)
 class Fault:
-    """A status or a body comes instead of the real answer; all else happens to the real one.
+    """A status or a body comes instead of the real response; all else happens to the real one.
 
     `delay` and `drop` come before a request is carried out, `late` and `lost` after. `drip` is the
     pause between two bytes of the body, and `drip_headers` that of the headers. In seconds.
@@ -96,7 +96,7 @@ def parse_fault(text: str) -> tuple[str, Fault, int | None]:
     if endpoint not in ENDPOINTS:
         raise ValueError(f"PATH is one of {', '.join(ENDPOINTS)}")
     if count and not count.isdecimal():
-        raise ValueError("COUNT is a whole number")
+        raise ValueError("COUNT must be an integer")
     return endpoint, _named_fault(endpoint, what), int(count or 1) or None
 
 

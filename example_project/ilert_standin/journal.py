@@ -5,7 +5,7 @@ from werkzeug.wrappers import Request
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """`status` is 0 until the request is answered, and for good if the connection is dropped."""
+    """`status` is 0 until the response is sent, and for good if the connection is dropped."""
 
     method: str
     path: str
@@ -30,7 +30,7 @@ class Journal:
         )
         return arrival
 
-    def answered(self, arrival: object, status: int) -> None:
+    def responded(self, arrival: object, status: int) -> None:
         record = self._records[arrival]
         self._records[arrival] = replace(record, status=status)
 

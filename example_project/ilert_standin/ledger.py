@@ -41,7 +41,7 @@ class Ledger:
 
     def of(self, person: Person) -> list[Grant]:
         """The person's grants with a live refresh token come the oldest token first."""
-        return [grant for grant in self._of[person] if not self._has_run_out(grant)]
+        return [grant for grant in self._of[person] if not self._has_expired(grant)]
 
     def grant_of(self, refresh_token: str) -> Grant | None:
         """A token that is not live any more still stands for its grant."""
@@ -49,7 +49,7 @@ class Ledger:
 
     def is_live(self, refresh_token: str) -> bool:
         grant = self._refresh_tokens[refresh_token]
-        return grant.refresh_token == refresh_token and not self._has_run_out(grant)
+        return grant.refresh_token == refresh_token and not self._has_expired(grant)
 
     def find_access(self, access_token: str) -> Grant | None:
         grant, expires_at = self._access_tokens.get(access_token, (None, 0.0))
@@ -97,5 +97,5 @@ class Ledger:
     def expire_access_tokens(self) -> None:
         self._access_tokens.clear()
 
-    def _has_run_out(self, grant: Grant) -> bool:
+    def _has_expired(self, grant: Grant) -> bool:
         return grant.expires_at <= self._clock()

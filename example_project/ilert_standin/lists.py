@@ -62,7 +62,7 @@ def page_of(request: Request, listing: Listing, items: list[Item]) -> Response:
 
 def _page_size(request: Request, listing: Listing) -> int:
     """A page that is too large is refused, never clamped."""
-    size = _whole_number(request, "max-results", listing.page)
+    size = _integer(request, "max-results", listing.page)
     if "include" in request.args and listing.largest_with_include:
         largest, when = listing.largest_with_include, ", when using 'include'"
     else:
@@ -73,7 +73,7 @@ def _page_size(request: Request, listing: Listing) -> int:
 
 
 def _start_index(request: Request) -> int:
-    return _whole_number(request, "start-index", 0)
+    return _integer(request, "start-index", 0)
 
 
 def _after_cursor(request: Request, items: list[Item]) -> int:
@@ -86,8 +86,8 @@ def _after_cursor(request: Request, items: list[Item]) -> int:
     raise RestError(400, "The cursor is unknown")
 
 
-def _whole_number(request: Request, name: str, default: int) -> int:
+def _integer(request: Request, name: str, default: int) -> int:
     text = request.args.get(name, str(default))
     if not (text.isascii() and text.isdecimal()):
-        raise RestError(400, f"'{name}' must be a whole number")
+        raise RestError(400, f"'{name}' must be an integer")
     return int(text)

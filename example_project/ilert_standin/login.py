@@ -17,7 +17,7 @@ class Logins:
         self._people: dict[str, Person] = {}
 
     def step(self, request: Request, tenant: str | None) -> Person | Response:
-        """Who is logged in, or what to answer first so that somebody is."""
+        """Who is logged in, or the response that lets somebody log in."""
         people = people_of(tenant)
         if not people:
             raise PageError(404, "There is no such tenant.")

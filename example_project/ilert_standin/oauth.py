@@ -12,7 +12,7 @@ from .options import Client, Options
 from .people import Person
 from .tokens import access_token
 
-Answer = dict[str, object]
+Body = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Grants(Ledger):
         """The code is for the client that asked for it, where that is not the first."""
         self._codes[code] = replace(self._codes[code], client_id=client_id)
 
-    def issue_tokens(self, grant: Grant) -> Answer:
-        return self._access_answer(grant) | self._refresh_answer(grant)
+    def issue_tokens(self, grant: Grant) -> Body:
+        return self._access_body(grant) | self._refresh_body(grant)
 
-    def token(self, form: Mapping[str, str]) -> Answer:
+    def token(self, form: Mapping[str, str]) -> Body:
         grant_type = _required(form, "grant_type")
         if grant_type == "authorization_code":
             return self._exchange(form)
@@ -53,7 +53,7 @@ class Grants(Ledger):
             return self._refresh(form)
         raise OAuthError("unsupported_grant_type", "Provided grant_type is not supported")
 
-    def token_info(self, form: Mapping[str, str]) -> Answer:
+    def token_info(self, form: Mapping[str, str]) -> Body:
         grant = self.find_access(_required(form, "token"))
         if grant is None:
             return {"active": False}
@@ -74,7 +74,7 @@ class Grants(Ledger):
         elif grant and grant.refresh_token == token:
             self.end(grant)
 
-    def _exchange(self, form: Mapping[str, str]) -> Answer:
+    def _exchange(self, form: Mapping[str, str]) -> Body:
         client, secret_given = self._authenticate(form)
         code = self._codes.get(_required(form, "code"))
         if code is None or code.expires_at <= self._clock() or code.client_id != client.id:
@@ -86,14 +86,14 @@ class Grants(Ledger):
         grant = Grant(code.person, code.scope, client, secret_given)
         if secret_given or "offline_access" in code.scope.split(" "):
             return self.issue_tokens(grant)
-        return self._access_answer(grant)
+        return self._access_body(grant)
 
-    def _refresh(self, form: Mapping[str, str]) -> Answer:
+    def _refresh(self, form: Mapping[str, str]) -> Body:
         client, secret_given = self._authenticate(form)
         grant = self._grant_to_refresh(client, _required(form, "refresh_token"))
         if grant.secret_needed and not secret_given:
             raise OAuthError("invalid_request", "client_secret is missing")
-        return self.issue_tokens(grant) if self._options.rotate else self._access_answer(grant)
+        return self.issue_tokens(grant) if self._options.rotate else self._access_body(grant)
 
     def _grant_to_refresh(self, client: Client, token: str) -> Grant:
         grant = self.grant_of(token)
@@ -113,7 +113,7 @@ class Grants(Ledger):
             raise OAuthError(self._options.client_error, "Provided client credentials are wrong")
         return client, secret is not None
 
-    def _access_answer(self, grant: Grant) -> Answer:
+    def _access_body(self, grant: Grant) -> Body:
         lifetime = self._options.access_token_lifetime
         expires_at = self._clock() + lifetime
         token = access_token(grant.client.app_id, grant.person, grant.scope, expires_at)
@@ -125,7 +125,7 @@ class Grants(Ledger):
             "scope": grant.scope,
         }
 
-    def _refresh_answer(self, grant: Grant) -> Answer:
+    def _refresh_body(self, grant: Grant) -> Body:
         lifetime = self._options.refresh_token_lifetime
         if lifetime is None:
             return {"refresh_token": self.rotate(grant, None)}

@@ -29,7 +29,7 @@ def access_token(app_id: int, person: Person, scope: str, expires_at: float) -> 
         "il_t": "ACCESS",
         "il_v": 1,
         "exp": int(expires_at),
-        # Not in ilert's tokens: keeps two of the same second apart.
+        # Not in ilert's tokens: distinguishes two of the same second.
         "jti": secrets.token_hex(8),
     }
     return jwt.encode(claims, _access_key(), algorithm="RS256")

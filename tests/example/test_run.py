@@ -69,7 +69,7 @@ def running_example(folder: Path, *ports: int) -> Iterator[subprocess.Popen[str]
             process.terminate()
 
 
-def test_once_does_every_step_of_the_main_job_and_shows_no_secret() -> None:
+def test_once_does_every_step_of_the_walkthrough_and_shows_no_secret() -> None:
     configured = {"ILERT_CLIENT_ID": "another", "ILERT_CLIENT_SECRET": "another-secret"}
     ended = run("--once", **configured)
 

@@ -16,7 +16,7 @@ from django_ilert_oauth.exceptions import IlertRejectedError
 from django_ilert_oauth.flows import _refresh_request
 from django_ilert_oauth.flows._bulk import credential_guard, runner
 from django_ilert_oauth.flows._lease import look_at, take_lease
-from django_ilert_oauth.flows._refresh_request import Refusal
+from django_ilert_oauth.flows._refresh_request import InvalidGrant
 from django_ilert_oauth.flows._steps import run_now
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from ilert_standin import Fault, StandIn
@@ -58,7 +58,7 @@ def wrong_secret(settings: Any) -> None:
 @pytest.mark.usefixtures("wrong_secret")
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("count", [1, 12])
-def test_a_run_with_nothing_but_refusals_marks_nobody(
+def test_a_run_with_only_invalid_grants_marks_nobody(
     people: People, ilert: StandIn, sent: list[Any], count: int, concurrency: int
 ) -> None:
     accounts = people(count)
@@ -254,6 +254,6 @@ def test_a_refusal_that_is_noted_while_another_account_succeeds_ends_its_grant(
         return outcome
 
     monkeypatch.setattr(credential_guard, "note_failure", note_and_succeed)
-    run_now(guard.refused(Refusal(lease, status=401)))
+    run_now(guard.on_invalid_grant(InvalidGrant(lease, status=401)))
     account.refresh_from_db()
     assert account.status == Status.RECONNECT_REQUIRED

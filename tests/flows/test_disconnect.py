@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import ReconnectRequiredError
-from django_ilert_oauth.flows._disconnect import MAX_TRIES, end_grant_of_deleted
+from django_ilert_oauth.flows._disconnect import MAX_ATTEMPTS, end_grant_of_deleted
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reason, Status
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
@@ -230,7 +230,7 @@ def test_a_database_that_keeps_failing_is_not_tried_for_ever(
     failing = Failing("UPDATE")
     with connection.execute_wrapper(failing), pytest.raises(OperationalError):
         flows.disconnect(account)
-    assert failing.count == MAX_TRIES
+    assert failing.count == MAX_ATTEMPTS
     assert stored(account, "status") == {"status": Status.CONNECTED}
 
 

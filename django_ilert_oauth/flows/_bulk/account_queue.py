@@ -29,7 +29,7 @@ class AccountQueue:
     """
 
     def __init__(self, queryset: ConnectedAccountQuerySet) -> None:
-        self._keys, self._witness = _keys(queryset.using(database()))
+        self._keys, self._sample = _keys(queryset.using(database()))
         self._connection = connections[database()].connection
         self._page: deque[Look] = deque()
         #: Kept until their rows have been read: the database may fail meanwhile.
@@ -56,9 +56,9 @@ class AccountQueue:
         """A new connection does not have the search path, or the like, that a caller had set."""
         connection = connections[database()]
         connection.ensure_connection()
-        if self._witness is None or connection.connection is self._connection:
+        if self._sample is None or connection.connection is self._connection:
             return
-        pk, uuid = self._witness
+        pk, uuid = self._sample
         if not account_rows().filter(pk=pk, uuid=uuid).exists():
             logger.error("The connection was cut, and a new one does not see the same accounts.")
             raise DataError("A new connection does not see the same accounts.")
@@ -79,14 +79,14 @@ def _keys(
     """The keys, and one of them with its row's ``uuid``."""
     healthy = array("q")
     failed: list[tuple[datetime, int]] = []
-    witness = None
+    sample = None
     rows = queryset.values_list("pk", "uuid", "last_error_at")
     for pk, uuid, error_at in rows.iterator(chunk_size=2000):
-        witness = pk, uuid
+        sample = pk, uuid
         if error_at is None:
             healthy.append(pk)
         else:
             failed.append((error_at, pk))
     # A join lists an account once for each row it is joined with.
     unique = array("q", (key for key, _same in groupby(sorted(healthy))))
-    return chain(unique, (pk for _at, pk in sorted(set(failed)))), witness
+    return chain(unique, (pk for _at, pk in sorted(set(failed)))), sample

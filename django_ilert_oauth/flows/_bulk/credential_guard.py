@@ -5,7 +5,7 @@ No code is documented for a wrong client secret; it may look like ``invalid_gran
 - Once one account of the run has been refreshed, the credentials are right and every
   ``invalid_grant``, earlier ones included, ends its grant.
 - Until then each is deferred: noted on the account, which stays connected.
-- A run with nothing but refusals marks nobody.
+- A run in which every grant is refused marks no account.
 - ``mark_ended`` settles it: then each ``invalid_grant`` is believed.
 - ``invalid_client`` ends a run at once.
 """
@@ -20,7 +20,7 @@ from django.db.models import Q
 
 from django_ilert_oauth.exceptions import IlertOAuthError, IlertRejectedError
 from django_ilert_oauth.flows._lease import Lease, look_at_many
-from django_ilert_oauth.flows._refresh_request import Outcome, Refusal, end_grant, note_failure
+from django_ilert_oauth.flows._refresh_request import InvalidGrant, Outcome, end_grant, note_failure
 from django_ilert_oauth.flows._steps import Steps, run_now
 from django_ilert_oauth.internal.db import database_now
 from django_ilert_oauth.internal.rows import account_rows, database
@@ -34,24 +34,24 @@ PAGE = 100
 class CredentialGuard:
     def __init__(self, *, mark_ended: bool) -> None:
         self._believes = mark_ended
-        #: Whose each deferred refusal is, and when it was noted, by pk.
+        #: The account of each deferred ``invalid_grant`` and when it was noted, by pk.
         self._deferred: dict[Any, tuple[UUID, datetime | None]] = {}
 
     @property
-    def has_nothing_but_refusals(self) -> bool:
+    def has_only_invalid_grants(self) -> bool:
         return bool(self._deferred)
 
-    def refused(self, refusal: Refusal) -> Steps[Outcome]:
+    def on_invalid_grant(self, response: InvalidGrant) -> Steps[Outcome]:
         # Without a status no token was sent: then there is none.
-        if self._believes or not refusal.status:
-            return (yield from end_grant(refusal))
+        if self._believes or not response.status:
+            return (yield from end_grant(response))
         error = IlertRejectedError(
             "ilert refused the grant; not believed yet.",
             code="invalid_grant",
-            status=refusal.status,
+            status=response.status,
         )
-        outcome = yield from note_failure(refusal.lease, error)
-        self._deferred[refusal.account.pk] = _noted(refusal.account)
+        outcome = yield from note_failure(response.lease, error)
+        self._deferred[response.account.pk] = _noted(response.account)
         if self._believes:
             self.succeeded()
         return outcome
@@ -63,8 +63,10 @@ class CredentialGuard:
             for look in look_at_many(pks):
                 account = look.account
                 if _noted(account) == self._deferred[account.pk]:
-                    # The lease was given back when the refusal was noted.
-                    run_now(end_grant(Refusal(Lease("", look, 0, 0), status=0))).announce(account)
+                    # The lease was given back when the ``invalid_grant`` was noted.
+                    run_now(end_grant(InvalidGrant(Lease("", look, 0, 0), status=0))).send_signal(
+                        account
+                    )
             for pk in pks:
                 del self._deferred[pk]
 
@@ -77,21 +79,21 @@ def rejects_client(error: IlertOAuthError | None) -> bool:
     return error is not None and error.code in CLIENT_CODES
 
 
-#: So many refusals and nothing else speak against the credentials of a fleet ...
-MIN_REFUSALS = 10
+#: So many ``invalid_grant`` in a row make the credentials of a fleet suspect ...
+MIN_INVALID_GRANTS = 10
 #: ... within this time.
 WINDOW = timedelta(hours=1)
 
 
 def credentials_seem_wrong() -> bool:
-    """Whether the last responses to all of this site's processes were refusals, and enough."""
+    """Whether the last responses to all of this site's processes were ``invalid_grant``."""
     refused = account_rows().filter(
         status=Status.RECONNECT_REQUIRED,
         last_error="invalid_grant",
         last_error_at__gt=database_now(database()) - WINDOW,
     )
     times = refused.order_by("-last_error_at").values_list("last_error_at", flat=True)
-    since = times[MIN_REFUSALS - 1 : MIN_REFUSALS].first()
+    since = times[MIN_INVALID_GRANTS - 1 : MIN_INVALID_GRANTS].first()
     if since is None:
         return False
     return not account_rows().filter(Q(refreshed_at__gt=since) | Q(connected_at__gt=since)).exists()

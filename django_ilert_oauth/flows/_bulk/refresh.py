@@ -55,7 +55,7 @@ def refresh_many(
     """Refreshes each account once, however the queryset lists it; one failure never stops the rest.
 
     All database work happens in the calling thread, on its connection; ``concurrency`` requests are
-    under way at once. They are spread evenly, ``per_minute`` at the most
+    under way at once. They are spread evenly, at most ``per_minute``
     (``ILERT_OAUTH_REQUESTS_PER_MINUTE``; 0 for no limit), and a 429 pauses all of them. Accounts
     that failed before are asked for last; ``retry_reconnect_required`` asks again for refused
     grants, too. Setting ``stop`` ends the run once the requests under way are stored. It ends early

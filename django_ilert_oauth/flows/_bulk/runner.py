@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 OUTAGE = 10
 #: HTTP statuses of a gateway, of a limit, and of no response at all.
 OUTAGE_STATUSES = frozenset({0, 429, 502, 503, 504})
-#: Seconds, the longest that a ``Retry-After`` is honoured.
+#: Seconds: a longer ``Retry-After`` is cut to this.
 MAX_PAUSE = 300.0
 MAX_ATTEMPTS = 3
 #: Of failures that ilert has nothing to do with.
@@ -81,7 +81,7 @@ class _Task:
 
 
 class Run(ABC, Generic[Result]):
-    """A kind of run says what is asked about an account, and what the outcome counts as.
+    """Subclasses say what is asked about an account, and what the outcome counts as.
 
     Making one raises ``ValueError`` for options that make no sense, and
     ``TransactionManagementError`` inside a transaction.
@@ -137,7 +137,7 @@ class Run(ABC, Generic[Result]):
         drop_broken_connection()
         if self._stop.is_set():
             self._stop_early("interrupted")
-        elif self._guard.has_nothing_but_refusals:
+        elif self._guard.has_only_invalid_grants:
             self._stop_early("credentials")
         self._result.seconds = clock() - started
         return self._result
@@ -155,7 +155,9 @@ class Run(ABC, Generic[Result]):
         """Counts what did not fail, and says whether it was done."""
 
     def _run(self, client: IlertClient) -> None:
-        requester = Requester(client, slot=self._slot, refused=self._guard.refused)
+        requester = Requester(
+            client, slot=self._slot, on_invalid_grant=self._guard.on_invalid_grant
+        )
         self._queue: AccountQueue = self._from_database(self._make_queue)
         while True:
             while self._active < self._concurrency and (look := self._take()) is not None:
@@ -229,7 +231,7 @@ class Run(ABC, Generic[Result]):
         if outcome is not None:
             account = task.look.account
             self._note(account.pk, outcome)
-            outcome.announce(account)
+            outcome.send_signal(account)
         self._on_progress(self._result)
 
     def _note(self, pk: Any, outcome: Outcome) -> None:

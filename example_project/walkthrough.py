@@ -1,4 +1,4 @@
-"""The app's main job, step by step, over HTTP and by its commands."""
+"""The app at work, step by step, over HTTP and by its commands."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NEW_SOURCE_PATH = "/alert-sources/new/"
 RunCommand = Callable[..., CompletedProcess[str]]
 
 
-class MainJob:
-    """``ilert_log`` has one line for each request that the stand-in answered."""
+class Walkthrough:
+    """``ilert_log`` has one line for each request that the stand-in responded to."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class MainJob:
         return self._site.open(self._account_path)
 
     def _through_ilert(self, authorize_url: str) -> Page:
-        """Log-in and consent at the stand-in, and back to the site."""
+        """Login and consent at the stand-in, and back to the site."""
         asked = parse_qs(urlsplit(authorize_url).query)
         _require(asked.get("code_challenge_method") == ["S256"], "PKCE is missing")
         callback_url = ilert_browser.authorize(

@@ -1,0 +1,90 @@
+"""Sources and pages use standard terms, and none of the project's former words for them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+#: Each former word, also as part of a name, and what to say.
+TERMS = {
+    "announce[ds]?": "send a signal, log",
+    "anew": "again",
+    "answer(s|ed)?": "response, respond",
+    "apart": "separately, second connection",
+    "at the most": "at most",
+    "bare": "plain, without a level",
+    "beaten": "superseded",
+    "explanations?": "error message",
+    "fits?|fitting|unfit": "matching",
+    "holes?": "vulnerability",
+    "in (your|its|their) (own )?name": "on your behalf",
+    "lea?ve?s?(ft)? alone": "skipped",
+    "left alone": "skipped",
+    "let go": "release",
+    "log-ins?": "login",
+    "(longest|most|shortest|enough) (seconds|length|at|to)": "max_..., min_...",
+    "main job": "walkthrough",
+    "mend(s|ed)?": "fix",
+    "moods?": "severity",
+    "own copy": "working copy",
+    "paces?": "rate limit",
+    "pretend": "fake",
+    "put off": "deferred",
+    "refusals?": "invalid_grant, denied",
+    "renew(s|ed|al)?": "refresh",
+    "ran out|runs? out": "expired",
+    "speaks? against": "make suspect",
+    "surprises?": "unexpected request",
+    "text(?= or (a |an )?(list|iterable))|a text": "string",
+    "to the letter": "exactly",
+    "tries": "retries, attempts",
+    "trouble": "retry",
+    "way back": "return URL",
+    "whole( numbers?)?": "integer; complete",
+    "wish(es)?": "authorization request",
+    "witness(es)?": "sample",
+}
+#: A path, the words that are right there, and why.
+EXCEPTIONS = {
+    "README.rst": {"answer": "FakeIlert.answer() is public"},
+    "django_ilert_oauth/testing/_fake_ilert.py": {"answer": "FakeIlert.answer() is public"},
+    "example_project/ilert_standin/scopes.py": {"in your name": "ilert's own sentence"},
+}
+ROOT = Path(__file__).parents[1]
+SOURCES = [
+    "README.rst",
+    *(
+        str(path.relative_to(ROOT))
+        for folder in ("django_ilert_oauth", "example_project")
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in (".html", ".py")
+    ),
+]
+WORDS = re.compile(rf"\b(?:{'|'.join(f'(?:{term})' for term in TERMS)})\b")
+
+
+def former_words(text: str) -> set[str]:
+    """With names split into their words: ``main_job``, ``MainJob`` and "main job" are the same."""
+    split = re.sub(r"(?<=[a-z])(?=[A-Z])|[_\s#]+", " ", text)
+    return {match[0] for match in WORDS.finditer(split.lower())}
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_no_former_word_is_back(path: str) -> None:
+    assert former_words((ROOT / path).read_text()) - EXCEPTIONS.get(path, {}).keys() == set()
+
+
+def test_each_exception_is_needed() -> None:
+    for path, words in EXCEPTIONS.items():
+        assert words.keys() <= former_words((ROOT / path).read_text())
+
+
+@pytest.mark.parametrize("text", ["main_job", "MainJob", "The main\n# job", "MAIN_JOB"])
+def test_a_word_is_found_however_it_is_written(text: str) -> None:
+    assert former_words(text) == {"main job"}
+
+
+def test_words_that_contain_another_are_no_former_ones() -> None:
+    assert former_words("retries, Troubleshooting, a benefit, compartment, pacemaker") == set()
