@@ -27,7 +27,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class IlertHttpRequest(HttpRequest):
-    """For annotations: what a view behind ``ilert_account_required`` is called with."""
+    """The request of a view behind ``ilert_account_required``, for annotations."""
 
     ilert_account: ConnectedAccount
 
@@ -39,7 +39,9 @@ def ilert_account_required(
     view: None = None, *, scopes: str | Iterable[str] = ()
 ) -> Callable[[View], View]: ...
 def ilert_account_required(view: Any = None, *, scopes: str | Iterable[str] = ()) -> Any:
-    """Sends users to log in, to connect, to extend or reconnect an account, or to choose one.
+    """Lets only users with a matching account into the view.
+
+    Others are sent to log in, to connect, extend or reconnect an account, or to choose one.
 
     The view finds the account in ``request.ilert_account``: connected, readable, granted these
     scopes. Its token may have expired; ``IlertSession`` refreshes it. Django's
@@ -50,7 +52,10 @@ def ilert_account_required(view: Any = None, *, scopes: str | Iterable[str] = ()
 
 
 class IlertAccountRequiredMixin:
-    """``ilert_account_required`` for class-based views; stands before ``View`` in the bases."""
+    """Does what ``ilert_account_required`` does, for class-based views; comes before ``View``.
+
+    ``ilert_scopes`` is a string or an iterable of scopes.
+    """
 
     ilert_scopes: str | Iterable[str] = ()
 

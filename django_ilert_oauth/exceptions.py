@@ -56,7 +56,10 @@ __all__ = [
 
 
 class IlertOAuthError(Exception):
-    """``code`` is a short machine-readable word, the one kept in an account's ``last_error``."""
+    """The base of all errors but those of REST calls.
+
+    ``code`` is machine-readable, and kept in an account's ``last_error``.
+    """
 
     code = "error"
 
@@ -66,13 +69,13 @@ class IlertOAuthError(Exception):
 
 
 class StateError(IlertOAuthError):
-    """The state is missing, unknown, expired, used, or of another browser or user."""
+    """The state of a callback is missing, unknown, expired, used, or of another browser or user."""
 
     code = "invalid_state"
 
 
 class AuthorizationDeniedError(IlertOAuthError):
-    """The user said no, or ilert refused to ask; ``code`` is RFC 6749's (section 4.1.2.1)."""
+    """The user denied access, or ilert did not ask; ``code`` is RFC 6749's (section 4.1.2.1)."""
 
     code = "access_denied"
 
@@ -95,7 +98,10 @@ class IlertUnavailableError(IlertOAuthError):
 
 
 class IlertRejectedError(IlertOAuthError):
-    """``code`` is RFC 6749's (section 5.2) or ``unknown_error``, ``status`` the HTTP status."""
+    """ilert responded with an OAuth error.
+
+    ``code`` is RFC 6749's (section 5.2) or ``unknown_error``, ``status`` the HTTP status.
+    """
 
     code = "rejected"
 
@@ -105,18 +111,21 @@ class IlertRejectedError(IlertOAuthError):
 
 
 class ReconnectRequiredError(IlertRejectedError):
-    """``status`` is 0 where no request was made, since the grant was known to be gone."""
+    """The grant has ended, and only the user can give another one.
+
+    ``status`` is 0 where no request was made, since the grant was known to have ended.
+    """
 
     code = "invalid_grant"
 
 
 class EndpointMismatchError(IlertOAuthError):
-    """Raised before a byte is sent."""
+    """The account's tokens belong to another ilert or client; nothing was sent."""
 
     code = "endpoint_mismatch"
 
 
 class TokenDecryptionError(IlertOAuthError):
-    """The key is lost, or the ciphertext was made for another account."""
+    """No configured key opens a token: the key is lost, or it is another account's ciphertext."""
 
     code = "token_unreadable"

@@ -34,12 +34,16 @@ CLOCK_TOLERANCE = timedelta(seconds=10)
 
 
 class Status(models.TextChoices):
+    """Whether an account has a grant that is known to be good."""
+
     CONNECTED = "connected", _("connected")
     RECONNECT_REQUIRED = "reconnect_required", _("needs reconnecting")
     DISCONNECTED = "disconnected", _("disconnected")
 
 
 class Reason(models.TextChoices):
+    """Why a grant has ended."""
+
     USER = "user", _("by the user")
     ADMIN = "admin", _("by an administrator")
     REVOKED_AT_ILERT = "revoked_at_ilert", _("access was revoked at ilert")
@@ -48,6 +52,8 @@ class Reason(models.TextChoices):
 
 
 class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
+    """Each method narrows the accounts down, and they can be chained."""
+
     def connected(self) -> Self:
         return self.filter(status=Status.CONNECTED)
 
@@ -55,10 +61,10 @@ class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
         return self.filter(user=user)
 
     def expiring(self, within: timedelta) -> Self:
-        """Connected accounts that are due for a refresh.
+        """The connected accounts that are due for a refresh.
 
-        Those whose access token expires within the time or at an unknown time, and those whose
-        grant ends within a week and that were not refreshed for a day.
+        Those are the ones whose access token expires within the time or at an unknown time, and
+        those whose grant ends within a week and that were not refreshed for a day.
         """
         now = timezone.now()
         connected = models.Q(status=Status.CONNECTED)
@@ -247,6 +253,7 @@ class ConnectedAccount(models.Model):
 
     @property
     def needs_reconnect(self) -> bool:
+        """Whether the grant has ended and only the user can give another one."""
         return self.status == Status.RECONNECT_REQUIRED
 
     @property
@@ -268,9 +275,11 @@ class ConnectedAccount(models.Model):
 
     @property
     def scope_sentences(self) -> list[StrOrPromise]:
+        """What the granted scopes allow, one sentence for each."""
         return scopes.describe(self.granted_scope)
 
     def has_scopes(self, *required: str | Iterable[str]) -> bool:
+        """Whether all of these were granted, by ilert's hierarchy of levels."""
         return scopes.covers(self.granted_scope, scopes.union(*required))
 
     def is_fresh(self, margin: timedelta = timedelta(0), *, now: datetime | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""Sent after the commit with ``send_robust``: a receiver that raises is logged, nothing is lost."""
+"""Signals are sent after the commit with ``send_robust``: an error of a receiver is logged."""
 
 from __future__ import annotations
 

@@ -21,14 +21,14 @@ from ._working_copy import fresh_token
 
 
 async def aget_access_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> str:
-    """As ``get_access_token``; a token that is fresh costs no change of thread."""
+    """Does what ``get_access_token`` does; a fresh token costs no change of thread."""
     if token := fresh_token(account, margin=margin):
         return token.reveal()
     return await sync_to_async(get_access_token)(account, margin=margin)
 
 
 async def arefresh(account: ConnectedAccount, *, force: bool = False) -> ConnectedAccount:
-    """As ``refresh``."""
+    """Does what ``refresh`` does."""
     return await sync_to_async(refresh)(account, force=force)
 
 

@@ -40,9 +40,9 @@ def check(account: ConnectedAccount) -> ConnectedAccount:
     the grant is still there. A user who removed the app at ilert is noticed only then: the last
     access token works on until it expires.
 
-    Raises as ``get_access_token`` does, and ``IlertRejectedError`` with the code
+    Raises what ``get_access_token`` raises, and ``IlertRejectedError`` with the code
     ``identity_taken`` (another account of the user has that name already) or ``inactive_token``
-    (although just refreshed). Whatever is raised leaves the tokens as they were.
+    (although just refreshed). Each error leaves the tokens as they were.
     """
     with reconnecting(), open_client() as client:
         run_now(check_steps(account, Requester(client), _refresh_now))

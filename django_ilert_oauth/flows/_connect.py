@@ -65,7 +65,7 @@ def start_connect(
 ) -> str:
     """Returns the URL at ilert to send the user's browser to.
 
-    Asks for ``ILERT_OAUTH_SCOPES`` and ``scopes``; for an ``account`` to reconnect
+    The user is asked for ``ILERT_OAUTH_SCOPES`` and ``scopes``; for an ``account`` to reconnect
     also for what it asked for before, at its tenant. A ``next_url`` that leads off this site is
     dropped. Raises ``ValueError`` for a ``tenant`` that is not a host label, and
     ``PermissionDenied`` for a visitor who is not logged in or whose account it is not.
@@ -100,8 +100,8 @@ def finish_connect(request: HttpRequest) -> ConnectedAccount:
     """Turns the callback into a connected account; a reload of it returns the same one again.
 
     Raises ``StateError``, ``AuthorizationDeniedError``, ``IlertUnavailableError`` or
-    ``IlertRejectedError``. Then nothing is stored, an existing connection is untouched, and a
-    grant that was made on the way is revoked, best effort. Raises ``ReconnectRequiredError``
+    ``IlertRejectedError``: then nothing is stored, an existing connection is unchanged, and a
+    grant that ilert has given meanwhile is revoked if possible. Raises ``ReconnectRequiredError``
     where the new grant has ended with the one that it superseded.
     """
     parameters = single_parameters(request)

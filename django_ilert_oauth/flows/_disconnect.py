@@ -41,8 +41,8 @@ def disconnect(
 ) -> None:
     """Wipes the tokens and their expiries, and revokes the grant at ilert; twice is a no-op.
 
-    Works while ilert is down, and for an account whose tokens cannot be read. In a transaction of
-    the caller, the grant is revoked after its commit.
+    This works while ilert is down, and for an account whose tokens cannot be read. Within a
+    transaction of the caller, the grant is revoked after its commit.
     """
     if transaction.get_connection(database()).in_atomic_block:
         _disconnect_inside(account, reason, request)

@@ -50,11 +50,12 @@ Unless = Callable[[ConnectedAccount, datetime], bool]
 def get_access_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> str:
     """Returns a token that is good for longer than the margin (``ILERT_OAUTH_REFRESH_MARGIN``).
 
-    Makes neither a query nor a request while the stored one is. Where ilert cannot be reached, the
-    stored token is returned as long as it is good at all; where ilert was asked less than
-    ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago, as it is. Raises ``ReconnectRequiredError``,
-    ``IlertUnavailableError``, ``IlertRejectedError``, ``EndpointMismatchError`` or
-    ``TokenDecryptionError``.
+    While the stored token is, no query and no request is made. Where ilert cannot be reached, the
+    stored token is returned until it expires; where the last refresh is less than
+    ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago, it is returned as it is.
+
+    Raises ``ReconnectRequiredError``, ``IlertUnavailableError``, ``IlertRejectedError``,
+    ``EndpointMismatchError`` or ``TokenDecryptionError``.
     """
     if token := fresh_token(account, margin=margin):
         return token.reveal()
@@ -79,9 +80,9 @@ def get_access_token(account: ConnectedAccount, *, margin: timedelta | None = No
 def refresh(account: ConnectedAccount, *, force: bool = False) -> ConnectedAccount:
     """Returns the same account, with the tokens that are stored now.
 
-    Makes no request where the last refresh is less than ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago,
-    unless forced. Raises as ``get_access_token`` does; everything but ``ReconnectRequiredError``
-    leaves the stored tokens as they were.
+    No request is made where the last refresh is less than ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago,
+    unless ``force`` is set. Raises what ``get_access_token`` raises; each error but
+    ``ReconnectRequiredError`` leaves the stored tokens as they were.
     """
     return _refresh_unless(account, _changed_since_first_look() if force else is_too_early)
 

@@ -58,9 +58,10 @@ _kept: WeakKeyDictionary[BaseDatabaseWrapper, deque[Any]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class RevocationResult:
-    """``left`` are still to be sent; ``failures`` has the code of each that failed, by pk.
+    """The counts of a run of ``revoke_pending``.
 
-    Those that this run has given up are counted by ``given_up`` and have failed, too.
+    ``left`` are still pending; ``failures`` maps the primary key of each that failed to its error
+    code. Those that this run has given up count as ``given_up`` and as failures.
     """
 
     revoked: int = 0
@@ -97,8 +98,8 @@ def revoke_pending(
     """Sends the pending revocations that are due, at most ``limit``, until ``stop`` is set.
 
     What failed before goes last. An endpoint that does not respond is skipped until the next
-    run; the others are not affected. At most ``per_minute``, evenly spread
-    (``ILERT_OAUTH_REQUESTS_PER_MINUTE``; 0: no limit).
+    run; the others are not affected. Requests are spread evenly, at most ``per_minute`` (default:
+    ``ILERT_OAUTH_REQUESTS_PER_MINUTE``; 0: no limit). Raises ``ValueError`` for a negative one.
     """
     stop = stop or threading.Event()
     limiter = RateLimiter(per_minute)

@@ -25,7 +25,7 @@ Row = ConnectedAccount | PendingRevocation
 
 @dataclass
 class RotationResult:
-    """Counts of rows. ``unreadable`` names those that no configured key opens."""
+    """The counts of rows of ``rotate_keys``; ``unreadable`` names those that no key opens."""
 
     rotated: int = 0
     current: int = 0
@@ -36,7 +36,7 @@ class RotationResult:
 def rotate_keys(*, dry_run: bool = False) -> RotationResult:
     """Re-encrypts every stored token under the first key of ``ILERT_OAUTH_ENCRYPTION_KEYS``.
 
-    May be stopped, started again, and run beside refreshes: a token is replaced only by itself
+    It may be stopped, started again and run beside refreshes: a token is replaced only by itself
     (compare and swap), and an account that is being refreshed is waited for. A dry run writes
     nothing.
     """

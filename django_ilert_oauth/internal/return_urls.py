@@ -24,9 +24,9 @@ def connect_url(
     next_url: str | None = None,
     account: ConnectedAccount | None = None,
 ) -> str:
-    """Leads this user, for an hour, to a connect page that asks for these scopes as well.
+    """Returns the URL of a connect page that asks this user for these scopes, too, for an hour.
 
-    With an ``account`` that one is reconnected, and keeps what it was granted. ``next_url`` is
+    An ``account`` is reconnected, and keeps what it was granted. ``next_url`` is
     the page of this request unless given. A visitor who is not logged in gets no scopes.
     """
     return _url("connect", request, scopes, next_url, account=account.pk if account else "")
@@ -35,7 +35,7 @@ def connect_url(
 def choose_url(
     request: HttpRequest, *, scopes: str | Iterable[str] = (), next_url: str | None = None
 ) -> str:
-    """Leads to the page on which the user chooses between the accounts that have these scopes."""
+    """Returns the URL of the page on which users choose between accounts with these scopes."""
     return _url("choose", request, scopes, next_url)
 
 

@@ -22,7 +22,10 @@ from .runner import MAX_ATTEMPTS, Run, RunResult
 
 @dataclass
 class CheckResult(RunResult):
-    """``changed`` of those ``checked`` had another tenant, username or scope at ilert."""
+    """The counts of a run of ``check_many``.
+
+    ``changed`` of the ``checked`` accounts had another tenant, username or scope at ilert.
+    """
 
     checked: int = 0
     changed: int = 0
@@ -45,8 +48,8 @@ def check_many(
 ) -> CheckResult:
     """Checks each account once; one failure never stops the rest.
 
-    Rate limited, stopped and raising as ``refresh_many``, which see: where tokens have to be
-    refreshed, an ``invalid_grant`` counts as it does there.
+    Options, rate limit, early ends and exceptions are those of ``refresh_many``. Where a token has
+    to be refreshed first, an ``invalid_grant`` counts as it does there.
     """
     return _Checking(
         CheckResult(),

@@ -29,7 +29,10 @@ from .runner import DATABASE_PATIENCE, MAX_ATTEMPTS, Run, RunResult
 
 @dataclass
 class BulkResult(RunResult):
-    """``skipped`` were refreshed, or are being refreshed, by another caller."""
+    """The counts of a run of ``refresh_many``.
+
+    ``skipped`` accounts were refreshed, or are being refreshed, by another caller.
+    """
 
     refreshed: int = 0
     skipped: int = 0
