@@ -108,7 +108,7 @@ def test_imports_make_no_circle() -> None:
 
 def test_the_graph_knows_the_imports_there_are() -> None:
     assert {"api.bearer", "oauth.transport", "conf"} <= GRAPH["session"]
-    assert {"internal.authorization_request", "flows.base"} <= GRAPH["flows._connect"]
+    assert {"internal.authorization_request", "flows._client"} <= GRAPH["flows._connect"]
     assert {"flows._lease", "oauth.secret", "models"} <= GRAPH["flows._refresh"]
     assert {"flows._bulk.runner", "models"} <= GRAPH["management.bulk_command"]
     assert {"flows", "management.bulk_command"} <= GRAPH["management.commands.refresh_ilert_tokens"]

@@ -24,7 +24,7 @@ from django_ilert_oauth.exceptions import (
     IlertUnavailableError,
     ReconnectRequiredError,
 )
-from django_ilert_oauth.flows.base import open_client
+from django_ilert_oauth.flows._client import open_client
 from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount, Reason, Status
 from django_ilert_oauth.oauth import client, transport
 from django_ilert_oauth.oauth.secret import Secret

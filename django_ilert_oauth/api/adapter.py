@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import requests
@@ -18,19 +18,12 @@ from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.oauth.secret import Secret
 
 from . import retry
+from .bearer import Bearer
 from .responses import error_response
 
 _require_safe = lru_cache(transport.require_safe)
 
 logger = logging.getLogger(__name__)
-
-
-class Bearer(Protocol):
-    account: Any
-
-    def token(self) -> Secret: ...
-
-    def replace(self, refused: Secret) -> bool: ...
 
 
 class BearerAdapter(BaseAdapter):

@@ -9,16 +9,16 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from django_ilert_oauth.exceptions import IlertRejectedError, IlertUnavailableError
-from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.internal.rows import TOKEN_COLUMNS, account_rows, columns, database
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.responses import TokenInfo
 
+from ._client import open_client, require_same_client
 from ._lease import Look, look_at
 from ._refresh import conclude, is_too_early, refresh_by
 from ._refresh_request import ERROR_COLUMNS, Outcome, Requester
 from ._steps import Steps, run_now
 from ._transactions import reconnecting
-from .base import TOKEN_COLUMNS, columns, open_client, require_same_client
 
 logger = logging.getLogger(__name__)
 

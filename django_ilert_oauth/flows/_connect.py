@@ -30,7 +30,12 @@ from django_ilert_oauth.internal import authorization_request
 from django_ilert_oauth.internal import scopes as scope_names
 from django_ilert_oauth.internal.db import database_now
 from django_ilert_oauth.internal.return_urls import safe_next_url
-from django_ilert_oauth.internal.rows import account_rows, database, pending_revocations
+from django_ilert_oauth.internal.rows import (
+    TOKEN_COLUMNS,
+    account_rows,
+    database,
+    pending_revocations,
+)
 from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount, Reason, Status
 from django_ilert_oauth.oauth.client import IlertClient, authorization_url
 from django_ilert_oauth.oauth.responses import CurrentUser, TokenInfo, TokenResponse, error_code
@@ -38,8 +43,9 @@ from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.signals import account_connected, account_revoked
 
 from ._callback_params import single_parameters
+from ._client import open_client
 from ._revocation import keep_for_revocation
-from .base import TOKEN_COLUMNS, open_client, send_signal
+from ._signals import send_signal
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from django_ilert_oauth.signals import account_revoked
 
 from ._lease import NO_LEASE
 from ._revocation import keep_for_revocation
-from .base import send_signal
+from ._signals import send_signal
 
 #: Under REPEATABLE READ and SERIALIZABLE, a row that changes meanwhile fails the transaction.
 MAX_ATTEMPTS = 5

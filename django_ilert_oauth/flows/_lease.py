@@ -18,11 +18,9 @@ from django.db import DatabaseError, InterfaceError, connections
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import ReconnectRequiredError
 from django_ilert_oauth.internal.db import DatabaseTime, moment, update_row
-from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.internal.rows import TOKEN_COLUMNS, account_rows, columns, database
 from django_ilert_oauth.models import GRANT_COLUMNS, ConnectedAccount
 from django_ilert_oauth.oauth.transport import clock
-
-from .base import TOKEN_COLUMNS, columns
 
 #: Seconds that are left to store a response which came at the last moment.
 STORING_SECONDS = 15.0

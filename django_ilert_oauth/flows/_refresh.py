@@ -27,6 +27,7 @@ from django_ilert_oauth.oauth.responses import ERROR_CODES, TRANSIENT_CODES
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.oauth.transport import clock
 
+from ._client import open_client, require_same_client
 from ._lease import STORING_SECONDS, Look, look_at, take_lease
 from ._refresh_request import Outcome, Requester, refresh_under
 from ._steps import Steps, run_now, run_until_pause
@@ -38,7 +39,6 @@ from ._transactions import (
     warn_of_rollback,
 )
 from ._working_copy import fresh_token, working_copy
-from .base import open_client, require_same_client
 
 #: Seconds that a row locked by another transaction is waited for; no request has been made by then.
 LOCK_PATIENCE = 2.0

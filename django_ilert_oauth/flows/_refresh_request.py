@@ -17,7 +17,7 @@ from django_ilert_oauth.exceptions import (
     IlertRejectedError,
     ReconnectRequiredError,
 )
-from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.internal.rows import account_rows, columns, database
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from django_ilert_oauth.oauth.client import IlertClient
 from django_ilert_oauth.oauth.responses import TokenResponse
@@ -26,9 +26,9 @@ from django_ilert_oauth.signals import account_refresh_failed, account_refreshed
 
 from ._lease import NO_LEASE, Lease, release
 from ._revocation import keep_for_revocation
+from ._signals import send_signal
 from ._steps import Steps, no_steps
 from ._storing import require_storing, retrying, store, write
-from .base import columns, send_signal
 
 logger = logging.getLogger(__name__)
 

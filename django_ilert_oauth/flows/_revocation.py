@@ -27,14 +27,14 @@ from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from django_ilert_oauth.exceptions import IlertOAuthError, TokenDecryptionError
-from django_ilert_oauth.internal.rows import database, pending_revocations
+from django_ilert_oauth.internal.rows import PAGE, database, in_pages, pending_revocations
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from django_ilert_oauth.oauth.client import IlertClient
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.oauth.transport import clock
 
 from ._bulk.rate_limiter import RateLimiter
-from .base import PAGE, in_pages, open_client
+from ._client import open_client
 
 logger = logging.getLogger(__name__)
 

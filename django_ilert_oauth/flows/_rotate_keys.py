@@ -10,12 +10,11 @@ from typing import Any
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import TokenDecryptionError
 from django_ilert_oauth.internal import crypto
-from django_ilert_oauth.internal.rows import account_rows, database, pending_revocations
+from django_ilert_oauth.internal.rows import account_rows, database, in_pages, pending_revocations
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 
 from ._lease import STORING_SECONDS
 from ._revocation import open_revocations
-from .base import in_pages
 
 #: Seconds between one look at the rows that are being refreshed and the next.
 PAUSE = 0.5

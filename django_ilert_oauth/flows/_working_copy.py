@@ -14,11 +14,12 @@ from datetime import timedelta
 
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.internal import crypto
+from django_ilert_oauth.internal.rows import columns
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.secret import Secret
 
+from ._client import require_same_client
 from ._lease import SEEN_COLUMNS
-from .base import columns, require_same_client
 
 _guard = threading.Lock()
 

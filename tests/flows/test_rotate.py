@@ -9,9 +9,9 @@ import pytest
 from django.db import connection
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.flows import _rotate_keys, base
+from django_ilert_oauth.flows import _rotate_keys
 from django_ilert_oauth.flows._lease import release
-from django_ilert_oauth.internal import crypto
+from django_ilert_oauth.internal import crypto, rows
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
@@ -73,7 +73,7 @@ def test_a_dry_run_counts_and_writes_nothing(account: ConnectedAccount, new_key:
 def test_every_row_is_reached_across_batches(
     make_account: AccountFactory, new_key: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "PAGE", 2)
+    monkeypatch.setattr(rows, "PAGE", 2)
     for number in range(5):
         make_account(username=f"user{number}")
     ConnectedAccount.objects.filter(username="user3").delete()
@@ -128,7 +128,7 @@ def stopped_at_write(number: int) -> Any:
 def test_a_run_that_was_stopped_in_its_second_batch_is_finished_by_the_next(
     make_account: AccountFactory, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "PAGE", 2)
+    monkeypatch.setattr(rows, "PAGE", 2)
     for number in range(5):
         make_account(username=f"user{number}")
     settings.ILERT_OAUTH_ENCRYPTION_KEYS = [NEW, *settings.ILERT_OAUTH_ENCRYPTION_KEYS]

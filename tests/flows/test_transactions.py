@@ -598,6 +598,13 @@ def repeatable_read() -> Iterator[None]:
 
 
 @pytest.mark.django_db
+def test_django_marks_the_transaction_of_a_test_case_by_a_name_that_is_no_api() -> None:
+    with transaction.atomic():
+        marks = [getattr(block, "_from_testcase", None) for block in connection.atomic_blocks]
+    assert marks == [True, False]
+
+
+@pytest.mark.django_db
 def test_inside_the_transaction_of_a_test_case_a_refresh_just_works(
     expired_account: ConnectedAccount,
     ilert: StandIn,

@@ -13,13 +13,10 @@ from uuid import UUID
 from django.db import DataError, connections
 
 from django_ilert_oauth.flows._lease import Look, look_at_many
-from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.internal.rows import PAGE, account_rows, database
 from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet
 
 logger = logging.getLogger(__name__)
-
-#: Rows that are read at once.
-PAGE = 100
 
 
 class AccountQueue:

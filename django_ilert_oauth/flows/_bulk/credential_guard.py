@@ -23,12 +23,10 @@ from django_ilert_oauth.flows._lease import Lease, look_at_many
 from django_ilert_oauth.flows._refresh_request import InvalidGrant, Outcome, end_grant, note_failure
 from django_ilert_oauth.flows._steps import Steps, run_now
 from django_ilert_oauth.internal.db import database_now
-from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.internal.rows import PAGE, account_rows, database
 from django_ilert_oauth.models import ConnectedAccount, Status
 
 CLIENT_CODES = frozenset({"invalid_client", "unauthorized_client"})
-#: Rows that are read at once.
-PAGE = 100
 
 
 class CredentialGuard:

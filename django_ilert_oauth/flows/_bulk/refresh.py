@@ -15,11 +15,11 @@ from django_ilert_oauth.exceptions import (
     IlertUnavailableError,
     ReconnectRequiredError,
 )
+from django_ilert_oauth.flows._client import belongs_to_client
 from django_ilert_oauth.flows._lease import Look, look_at_many, take_lease
 from django_ilert_oauth.flows._refresh_request import Outcome, Requester, refresh_under
 from django_ilert_oauth.flows._steps import Steps
 from django_ilert_oauth.flows._storing import retrying
-from django_ilert_oauth.flows.base import belongs_to_client
 from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet, Status
 from django_ilert_oauth.oauth.transport import clock
 

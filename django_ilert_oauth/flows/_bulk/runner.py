@@ -17,12 +17,12 @@ from django.db import DataError, connections
 from django.db.transaction import TransactionManagementError
 
 from django_ilert_oauth.exceptions import IlertOAuthError, IlertRejectedError, IlertUnavailableError
+from django_ilert_oauth.flows._client import open_client
 from django_ilert_oauth.flows._lease import Look
 from django_ilert_oauth.flows._refresh_request import Outcome, Requester
 from django_ilert_oauth.flows._steps import Steps, run_now
 from django_ilert_oauth.flows._storing import DATABASE_ERRORS, PAUSE, can_store, retrying
 from django_ilert_oauth.flows._transactions import drop_broken_connection, in_transaction
-from django_ilert_oauth.flows.base import open_client
 from django_ilert_oauth.internal.rows import database
 from django_ilert_oauth.oauth.client import IlertClient
 from django_ilert_oauth.oauth.transport import clock, pause_after_429
