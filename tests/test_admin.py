@@ -738,7 +738,7 @@ def test_deleting_a_pending_revocation_needs_the_permission_and_says_what_it_mea
     chosen = {"action": "delete_selected", "_selected_action": [pending.pk]}
     many = client.post(REVOCATIONS, chosen).content.decode()
     for shown in (page(client, path), many):
-        assert "ilert will not be told" in shown
+        assert "The grant will not be revoked at ilert" in shown
     client.post(path, {"post": "yes"})
     assert not PendingRevocation.objects.exists()
 
@@ -958,7 +958,7 @@ def shown_before_deleting(client: Client, account: ConnectedAccount) -> list[str
 
 def test_who_deletes_is_told_that_the_grant_ends(root: Client, account: ConnectedAccount) -> None:
     for shown in shown_before_deleting(root, account):
-        assert "Deleting also ends the access to ilert" in shown
+        assert "Deleting also revokes the access to ilert" in shown
 
 
 def test_who_deletes_is_told_that_the_grant_lives_on_where_it_does(
@@ -966,5 +966,5 @@ def test_who_deletes_is_told_that_the_grant_lives_on_where_it_does(
 ) -> None:
     settings.ILERT_OAUTH_REVOKE_ON_DELETE = False
     for shown in shown_before_deleting(root, account):
-        assert "Deleting does not end the access at ilert" in shown
-        assert "also ends" not in shown
+        assert "Deleting does not revoke the access at ilert" in shown
+        assert "also revokes" not in shown

@@ -54,6 +54,7 @@ EXCEPTIONS = {
 }
 ROOT = Path(__file__).parents[1]
 SOURCES = [
+    "CHANGELOG.rst",
     "README.rst",
     *(
         str(path.relative_to(ROOT))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from django.http import HttpRequest
 
 from django_ilert_oauth.conf import conf
-from django_ilert_oauth.internal import scopes as scope_names
 from django_ilert_oauth.models import ConnectedAccount, Status, configured_client_id
 
+from . import scopes as scope_names
 from .rows import account_rows
 
 SESSION_KEY = "ilert_oauth_choice"

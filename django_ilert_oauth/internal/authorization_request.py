@@ -24,10 +24,10 @@ from django.utils.crypto import get_random_string
 
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import StateError
-from django_ilert_oauth.internal import scopes as scope_names
 from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount
 from django_ilert_oauth.oauth.secret import Secret
 
+from . import scopes as scope_names
 from .db import database_now
 from .rows import database
 

@@ -9,9 +9,9 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
-from django_ilert_oauth.internal import scopes as scope_names
 from django_ilert_oauth.models import ConnectedAccount
 
+from . import scopes as scope_names
 from . import signed_scopes
 
 MAX_NEXT_URL_LENGTH = 2000

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core import signing
 
-from django_ilert_oauth.internal import scopes as scope_names
+from . import scopes as scope_names
 
 SALT = "ilert_oauth.scopes"
 LIFETIME = timedelta(hours=1)
