@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import environ
@@ -50,6 +51,8 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
 ]
+if find_spec("django_tasks_db"):
+    INSTALLED_APPS.append("django_tasks_db")
 if env.bool("LOGIN_REQUIRED_MIDDLEWARE", False):
     MIDDLEWARE.append("django.contrib.auth.middleware.LoginRequiredMiddleware")
 

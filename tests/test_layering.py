@@ -20,7 +20,7 @@ LAYERS = [
     {"apps", "internal"},
     {"flows"},
     {"api"},
-    {"admin", "decorators", "forms", "httpx", "management", "session"}
+    {"admin", "background", "decorators", "forms", "httpx", "management", "session"}
     | {"tasks", "templatetags", "urls", "views"},
     {"testing", "pytest_plugin"},
 ]

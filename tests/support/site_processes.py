@@ -129,6 +129,12 @@ def run_command(concurrency: int) -> int:
     return 0
 
 
+def work_off_tasks(tasks: dict[str, Any]) -> None:
+    """As a worker of django-tasks-db does, until none is ready."""
+    settings.TASKS = tasks
+    call_command("db_worker", batch=True, interval=0.1, startup_delay=False, verbosity=0)
+
+
 def refresh_with_short_leases(pks: list[int], storing_seconds: float) -> flows.BulkResult:
     """They end so long after the time of a request."""
     for module in (_lease, _storing):

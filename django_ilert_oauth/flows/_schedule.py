@@ -1,0 +1,164 @@
+"""Background work that a queue carries: what is due, when it may be asked for, and when again.
+
+What is due is asked of the database each time, so a message is no more than a slot in which one
+account may make its request: one that is lost, late or doubled costs neither a token nor a second
+request, and the next minute makes good.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from django.db.models import F, Q
+from django.utils import timezone
+
+from django_ilert_oauth.conf import conf
+from django_ilert_oauth.exceptions import (
+    IlertOAuthError,
+    IlertUnavailableError,
+    ReconnectRequiredError,
+    TokenDecryptionError,
+)
+from django_ilert_oauth.internal.rows import account_rows
+from django_ilert_oauth.models import CLOCK_TOLERANCE, ConnectedAccountQuerySet
+
+from ._bulk.credential_guard import MIN_INVALID_GRANTS, credentials_seem_wrong
+from ._bulk.refresh import refresh_many
+from ._bulk.runner import MAX_PAUSE
+from ._refresh import refresh as refresh_now
+from ._revocation import due_revocations
+
+logger = logging.getLogger(__name__)
+
+MINUTE = 60
+#: How long before their expiry tokens are refreshed.
+REFRESH_WITHIN = timedelta(minutes=15)
+#: Of one minute; the next sends the rest.
+MAX_REVOCATIONS = 60
+#: Seconds that a request may be late. Workers that come back begin with what piled up meanwhile: by
+#: default 100 requests, the room between our 600 a minute and ilert's 700.
+MAX_LATENESS = 10
+MAX_RETRIES = 3
+#: Longer than a retry waits: only then a minute hands out an account that has failed.
+FAILURE_PAUSE = timedelta(minutes=10)
+
+#: The last grant that this process asked for: only then it asks how the others fare.
+_was_refused = threading.Event()
+
+
+class Slot(NamedTuple):
+    """An account's turn: in ``delay`` seconds, or up to ``patience`` seconds later."""
+
+    pk: Any
+    delay: float
+    patience: float
+
+
+class Attempt(NamedTuple):
+    """``again_in`` is seconds, None where trying again would not help."""
+
+    code: str
+    again_in: float | None = None
+
+
+def due() -> ConnectedAccountQuerySet:
+    """The accounts to refresh, less those that were refreshed just now."""
+    now = timezone.now()
+    just_now = (now - conf.min_refresh_interval, now + CLOCK_TOLERANCE)
+    return account_rows().expiring(within=REFRESH_WITHIN).exclude(refreshed_at__range=just_now)
+
+
+def slots() -> Iterator[Slot]:
+    """The turns of the next minute, evenly spread.
+
+    Those that expire first go first, so a minute that overlaps another repeats its slots, and what
+    is done already makes no request. There are none while the client credentials seem to be wrong.
+    """
+    if credentials_seem_wrong() and not _prove_credentials():
+        return
+    limit = requests_left()
+    gap = MINUTE / limit if limit else 0.0
+    patience = MINUTE if limit is None else MAX_LATENESS
+    for number, pk in enumerate(_next_pks(limit)):
+        yield Slot(pk, number * gap, patience)
+
+
+def requests_left() -> int | None:
+    """How many refreshes the rate limit leaves for the next minute; None where there is none.
+
+    Accounts that have just failed are asked again by their own messages, at most once a minute: a
+    request less for each, as for each revocation.
+    """
+    if not conf.requests_per_minute:
+        return None
+    return max(conf.requests_per_minute - _retrying() - _revocations(), 0)
+
+
+def refresh(pk: Any, retries: int) -> Attempt:
+    """Refreshes the account if it is still due, after so many retries.
+
+    Only what is transient is tried again; the flows have noted the others and sent their signals.
+    """
+    still_due = due() if retries else due().exclude(_failed_just_now())
+    account = still_due.filter(pk=pk).first()
+    if account is None:
+        return Attempt("not_due")
+    if _was_refused.is_set() and credentials_seem_wrong():
+        return Attempt("credentials")
+    try:
+        refresh_now(account)
+    except IlertUnavailableError as error:
+        has_retries = retries < MAX_RETRIES
+        return Attempt(error.code, retry_delay(retries, error.retry_after) if has_retries else None)
+    except ReconnectRequiredError as error:
+        _was_refused.set()
+        return Attempt(error.code)
+    except IlertOAuthError as error:
+        return Attempt(error.code)
+    _was_refused.clear()
+    return Attempt("refreshed")
+
+
+def retry_delay(retries: int, asked: float | None) -> float:
+    """Seconds: doubled each time, and never less than a minute."""
+    seconds = min(max(asked or 0, MINUTE * 2.0**retries), MAX_PAUSE)
+    return seconds * random.uniform(1, 1.25)  # noqa: S311
+
+
+def _prove_credentials() -> bool:
+    """By a bulk run: one in which every grant is refused marks no account."""
+    result = refresh_many(due(), limit=MIN_INVALID_GRANTS, concurrency=1)
+    if result.stopped in ("credentials", "invalid_client"):
+        logger.error(
+            "ilert refuses every grant, so no token is refreshed. Check ILERT_OAUTH_CLIENT_ID and "
+            "ILERT_OAUTH_CLIENT_SECRET, then run refresh_ilert_tokens --retry-reconnect-required. "
+            "If all of these grants have ended, run it with --mark-ended."
+        )
+    return not result.stopped
+
+
+def _failed_just_now() -> Q:
+    return Q(last_error_at__gt=timezone.now() - FAILURE_PAUSE)
+
+
+def _retrying() -> int:
+    """How many requests of retries one minute can have; without a key there is none."""
+    return due().filter(_failed_just_now()).exclude(last_error=TokenDecryptionError.code).count()
+
+
+def _revocations() -> int:
+    return due_revocations()[:MAX_REVOCATIONS].count()
+
+
+def _next_pks(limit: int | None) -> Iterator[Any]:
+    """Streams the keys, those that have failed before last, so that they hold up nobody."""
+    ours = due().filter(api_url=conf.api_url, client_id=conf.client_id)
+    ready = ours.exclude(_failed_just_now()).unleased()
+    healthy_first = F("last_error_at").asc(nulls_first=True)
+    rows = ready.order_by(healthy_first, "access_token_expires_at", "pk")
+    return rows.values_list("pk", flat=True)[:limit].iterator(chunk_size=500)

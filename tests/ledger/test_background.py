@@ -1,0 +1,73 @@
+"""Django's own tasks, by a worker of django-tasks-db in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from django_ilert_oauth import flows
+from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
+from ilert_standin import Fault, StandIn
+from tests.support.other_callers import lapse_leases
+from tests.support.site_processes import site_process, work_off_tasks
+
+from .conftest import MakeDue, lost, refreshed
+
+pytest.importorskip("django_tasks_db")
+from django_ilert_oauth.background import refresh_expiring_tokens  # noqa: E402
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+QUEUE = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+CONCURRENCY = 4
+
+
+def test_one_task_is_one_run_over_what_is_due_and_what_is_to_be_revoked(
+    account: ConnectedAccount, make_due: MakeDue, ilert: StandIn
+) -> None:
+    ilert.add_fault("revoke", Fault(status=500))
+    flows.disconnect(account)
+    PendingRevocation.objects.update(next_attempt_at=timezone.now())
+    accounts = make_due(3)
+    counts = {"refreshed": 3, "failed": 0, "revoked": 1, "stopped": ""}
+    assert refresh_expiring_tokens.enqueue().return_value == counts
+    assert (refreshed(accounts), PendingRevocation.objects.count()) == (3, 0)
+
+
+def test_a_run_makes_no_more_requests_than_fit_into_a_minute(
+    make_due: MakeDue, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 1
+    accounts = make_due(2)
+    refresh_expiring_tokens.enqueue()
+    assert refreshed(accounts) == 1
+
+
+def test_a_worker_that_is_killed_midway_leaves_the_rest_to_the_next_run(
+    make_due: MakeDue, ilert: StandIn, settings: Any
+) -> None:
+    settings.TASKS = QUEUE
+    accounts = make_due(24)
+    refresh_expiring_tokens.enqueue()
+    with site_process(work_off_tasks, QUEUE) as worker:
+        ilert.add_fault("token", Fault(delay=0.1), times=None)
+        worker.go()
+        wait_for(accounts, 4)
+        worker.kill()
+    assert refreshed(accounts) < 24
+    lapse_leases()
+    refresh_expiring_tokens.enqueue()
+    with site_process(work_off_tasks, QUEUE) as worker:
+        worker.go().result()
+    assert refreshed(accounts) + len(lost(ilert)) == 24
+    assert len(lost(ilert)) <= CONCURRENCY
+
+
+def wait_for(accounts: list[ConnectedAccount], count: int) -> None:
+    deadline = time.monotonic() + 30
+    while refreshed(accounts) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
