@@ -11,6 +11,7 @@ from . import scopes as scope_names
 from .rows import account_rows
 
 SESSION_KEY = "ilert_oauth_choice"
+ASKED_KEY = "ilert_oauth_asked"
 
 
 def matching(request: HttpRequest, scopes: str) -> list[ConnectedAccount]:
@@ -63,6 +64,20 @@ def account_to_reconnect(request: HttpRequest, scopes: str) -> ConnectedAccount 
 
 def was_asked(account: ConnectedAccount, scopes: str) -> bool:
     return scope_names.covers(account.requested_scope, scopes)
+
+
+def may_ask(request: HttpRequest, account: ConnectedAccount, scopes: str) -> bool:
+    """Once until the user logs out, and not where the account was asked and granted less.
+
+    For what ilert refuses: there the account itself does not tell whether the user has come back.
+    """
+    if was_asked(account, scopes) and not account.has_scopes(scopes):
+        return False
+    asked = request.session.get(ASKED_KEY, {})
+    before = asked.get(str(account.uuid), "")
+    together = scope_names.union(before, scopes)
+    request.session[ASKED_KEY] = {**asked, str(account.uuid): together}
+    return not scope_names.covers(before, scopes)
 
 
 def _remembered(request: HttpRequest) -> ConnectedAccount | None:

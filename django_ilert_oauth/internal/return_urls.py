@@ -15,6 +15,8 @@ from . import scopes as scope_names
 from . import signed_scopes
 
 MAX_NEXT_URL_LENGTH = 2000
+#: What ``wants_json`` looks at.
+JSON_HEADERS = ["Accept", "Sec-Fetch-Mode", "X-Requested-With"]
 
 
 def connect_url(
@@ -56,8 +58,17 @@ def safe_next_url(request: HttpRequest, next_url: str) -> str:
 
 
 def wants_json(request: HttpRequest) -> bool:
-    preferred = request.get_preferred_type(["text/html", "application/json"])
-    return "application/json" in (preferred, request.content_type)
+    """A script that takes anything gets JSON, and a navigation that does the page."""
+    types = ["text/html", "application/json"]
+    if _is_from_script(request):
+        types.reverse()
+    return "application/json" in (request.get_preferred_type(types), request.content_type)
+
+
+def _is_from_script(request: HttpRequest) -> bool:
+    mode = request.headers.get("Sec-Fetch-Mode")
+    sent_with = request.headers.get("X-Requested-With")
+    return mode in ("cors", "same-origin") or sent_with == "XMLHttpRequest"
 
 
 def _url(

@@ -28,7 +28,7 @@ def function(request: IlertHttpRequest, view: str) -> HttpResponse:
     return show(request, view)
 
 
-@ilert_account_required(scopes=["source:w"])
+@ilert_account_required("source:w")
 async def async_function(request: IlertHttpRequest, view: str) -> HttpResponse:
     return show(request, view)
 
@@ -66,7 +66,7 @@ class DecoratedMethod(View):
 
 
 class AsyncDecoratedMethod(View):
-    @method_decorator(ilert_account_required(scopes="source:w"))
+    @method_decorator(ilert_account_required(["source:w"]))
     async def get(self, request: HttpRequest, view: str) -> HttpResponse:
         return show(request, view)
 
