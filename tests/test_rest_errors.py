@@ -60,7 +60,7 @@ def test_the_text_of_an_error_tells_no_more_than_where_it_came_from(
     session: IlertSession, fake_ilert: FakeIlert
 ) -> None:
     body = {"message": "Private", "code": "BAD_REQUEST"}
-    fake_ilert.answer("GET", PATH, status=400, json=body)
+    fake_ilert.answer("GET", PATH, status=400, json=body, headers={"correlation-id": ""})
     error = error_of(session, params={"name": "private"})
     assert str(error) == f"ilert responded with 400 BAD_REQUEST to GET {PATH}"
 
@@ -307,7 +307,8 @@ SCOPE_ERROR = {"code": "OAUTH2_SCOPE_ERROR", "message": "No", "scope": "alert:w"
 def test_an_error_can_be_pickled_and_takes_no_token_along(
     session: IlertSession, fake_ilert: FakeIlert
 ) -> None:
-    fake_ilert.answer("GET", PATH, status=403, json=SCOPE_ERROR)
+    headers = {"correlation-id": ""}
+    fake_ilert.answer("GET", PATH, status=403, json=SCOPE_ERROR, headers=headers)
     error = error_of(session)
     pickled = pickle.dumps(error)
     for twin in (pickle.loads(pickled), copy.copy(error)):  # noqa: S301

@@ -20,7 +20,10 @@ from django.utils import timezone
 from django_ilert_oauth import flows, testing
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import (
+    IlertHTTPError,
+    IlertPlanError,
     IlertRejectedError,
+    IlertScopeError,
     IlertUnavailableError,
     ReconnectRequiredError,
 )
@@ -30,6 +33,7 @@ from django_ilert_oauth.oauth import client, transport
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.session import IlertSession
 from django_ilert_oauth.testing import FakeIlert, connected_account, fake_ilert
+from ilert_standin.lists import LISTS
 from tests.support import readme
 from tests.support.other_callers import at_once
 
@@ -286,6 +290,122 @@ def test_a_token_is_good_for_what_it_was_granted(
     with IlertSession(connected_account(user, scopes=scope)) as session:
         answer = session.request(method, path)
     assert answer.status_code == status
+
+
+# As ilert refuses
+
+
+def refusal(session: IlertSession, method: str, path: str, **keywords: Any) -> IlertHTTPError:
+    with pytest.raises(IlertHTTPError) as raised:
+        session.request(method, path, **keywords).raise_for_status()
+    return raised.value
+
+
+def test_a_scope_that_is_missing_is_named_as_ilert_names_it(
+    session: IlertSession, ilert: FakeIlert
+) -> None:
+    ilert.answer("POST", "/api/alert-sources")
+    error = refusal(session, "POST", "/api/alert-sources", json={})
+    assert isinstance(error, IlertScopeError)
+    assert (error.code, error.missing_scopes) == ("OAUTH2_SCOPE_ERROR", ["source:w"])
+
+
+@pytest.mark.parametrize(
+    ("method", "missing"),
+    [("GET", []), ("POST", ["alert:w"]), ("PUT", ["alert:w"]), ("DELETE", ["alert:d"])],
+)
+def test_a_scope_may_be_refused_although_it_was_granted(
+    user: User, ilert: FakeIlert, method: str, missing: list[str]
+) -> None:
+    ilert.answer(method, PATH)
+    ilert.refuse_scope("alert:w")
+    with IlertSession(connected_account(user, scopes="wildcard:d")) as session:
+        response = session.request(method, PATH)
+    assert ([response.json()["scope"]] if response.content else []) == missing
+
+
+@pytest.mark.parametrize(("granted", "status"), [("alert:d", 200), ("alert", 403)])
+def test_a_scope_is_refused_until_a_user_grants_it(
+    user: User, ilert: FakeIlert, browser: Client, granted: str, status: int
+) -> None:
+    ilert.answer("POST", PATH)
+    ilert.refuse_scope("alert:w")
+    ilert.authorize(browser, scopes=granted)
+    with IlertSession(ConnectedAccount.objects.get()) as session:
+        assert session.post(PATH).status_code == status
+
+
+def test_a_user_who_was_sent_to_connect_walks_on_from_there(
+    user: User, ilert: FakeIlert, browser: Client, settings: Any
+) -> None:
+    settings.ROOT_URLCONF = "tests.support.refused_site"
+    account = connected_account(user, scopes="profile schedule")
+    ilert.answer("GET", "/api/schedules", json=[{"id": 1}])
+    ilert.refuse_scope("schedule")
+    sent = browser.get("/function/")
+    back = ilert.authorize(browser, link=sent["Location"])
+    assert (back["Location"], browser.get("/function/").status_code) == ("/function/", 200)
+    assert ConnectedAccount.objects.get() == account
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("include", [{}, {"include": "x"}])
+def test_a_page_that_is_too_large_is_refused_in_ilerts_words(
+    user: User, ilert: FakeIlert, name: str, include: dict[str, str]
+) -> None:
+    path, listing = f"/api/{name}".replace("{id}", "7"), LISTS[name]
+    with_include = listing.largest_with_include if include else None
+    largest = with_include or listing.largest_page
+    words = f"'max-results' must not be above {largest}"
+    words += ", when using 'include'" if with_include else ""
+    ilert.answer("GET", path, json=[])
+    with IlertSession(connected_account(user, scopes="wildcard")) as session:
+        assert session.get(path, params={"max-results": largest, **include}).json() == []
+        error = refusal(session, "GET", path, params={"max-results": largest + 1, **include})
+    assert (error.response.status_code, error.message) == (400, words)
+
+
+def test_a_list_learns_its_largest_page_from_that(user: User, ilert: FakeIlert) -> None:
+    ilert.answer("GET", "/api/schedules", json=[{"id": 1}], times=1)
+    with IlertSession(connected_account(user, scopes="schedule")) as session:
+        assert list(session.list("/api/schedules")) == [{"id": 1}]
+    assert [request.query["max-results"] for request in ilert.requests] == ["50", "20"]
+
+
+def test_a_size_that_is_no_number_is_left_to_the_answer(
+    session: IlertSession, ilert: FakeIlert
+) -> None:
+    ilert.answer("GET", PATH, json=[])
+    assert session.get(PATH, params={"max-results": "many"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [
+        (402, IlertPlanError, "FEATURE_REQUIRED"),
+        (404, IlertHTTPError, "NOT_FOUND"),
+        (503, IlertHTTPError, ""),
+    ],
+)
+def test_an_error_has_ilerts_body_and_a_correlation_id(
+    session: IlertSession, ilert: FakeIlert, status: int, kind: type, code: str
+) -> None:
+    ilert.answer("GET", PATH, status=status)
+    session.max_wait = 0
+    error = refusal(session, "GET", PATH)
+    assert (type(error), error.code) == (kind, code)
+    assert error.correlation_id == error.response.headers["correlation-id"]
+
+
+def test_an_error_may_have_no_body(session: IlertSession, ilert: FakeIlert) -> None:
+    ilert.answer("GET", PATH, status=404, json=None)
+    assert session.get(PATH).content == b""
+
+
+def test_an_error_may_have_a_body_of_the_tests_own(session: IlertSession, ilert: FakeIlert) -> None:
+    ilert.answer("GET", PATH, status=402, json={"code": "QUOTA_EXCEEDED", "message": "Enough"})
+    error = refusal(session, "GET", PATH)
+    assert (error.code, error.message) == ("QUOTA_EXCEEDED", "Enough")
 
 
 @pytest.mark.parametrize("times", [None, 1])

@@ -20,6 +20,8 @@ import requests
 from django_ilert_oauth.internal import scopes
 from django_ilert_oauth.oauth import client
 
+from ._endpoints import error_body, needed_scope
+
 #: Tenant, username and, unless the token was made elsewhere, scope.
 Owner = dict[str, str]
 #: Of a token that was made elsewhere.
@@ -37,33 +39,7 @@ OPEN = {
 #: The fake responds to these itself.
 OWN = OPEN | {("GET", client.CURRENT_USER_PATH)}
 
-#: The scope for what is below ``/api/``, by ilert's documentation.
-RESOURCES = {
-    "alert-actions": "action",
-    "alert-sources": "source",
-    "alerts": "alert",
-    "connectors": "connector",
-    "escalation-policies": "policy",
-    "incident-templates": "template",
-    "incidents": "incident",
-    "maintenance-windows": "maintenance",
-    "metric-data-sources": "metric_source",
-    "metrics": "metric",
-    "on-calls": "schedule",
-    "reports": "report",
-    "schedules": "schedule",
-    "services": "service",
-    "status-pages": "status_page",
-    "support-hours": "support_hour",
-    "teams": "team",
-    "uptime-monitors": "monitor",
-    "users": "user",
-}
-LEVELS = {"GET": "r", "HEAD": "r", "DELETE": "d"}
-
 PREFIX = "ilert-in-memory."
-UNAUTHORIZED = {"status": 401, "message": "The access token is not valid", "code": "UNAUTHORIZED"}
-FORBIDDEN = {"status": 403, "message": "The scope does not include it", "code": "FORBIDDEN"}
 _numbers = itertools.count(1)
 
 
@@ -76,6 +52,7 @@ class Grants:
         self.rotates = False
         self._codes: dict[str, tuple[str, Owner]] = {}
         self._ended: set[str] = set()
+        self._refused_scopes: set[str] = set()
         self._ids: defaultdict[tuple[str, str], int] = defaultdict(itertools.count(1).__next__)
         #: By kind; tokens with a smaller number have ended.
         self._first_live = {"access": 0, "refresh": 0}
@@ -96,9 +73,15 @@ class Grants:
             return None
         owner = self._owner("access", _bearer(request))
         if not owner:
-            return 401, UNAUTHORIZED
-        scope = owner.get("scope", ANY)
-        return None if scopes.covers(scope, _needed(*key)) else (403, FORBIDDEN)
+            return 401, error_body(401, "The access token is not valid")
+        needed = needed_scope(*key)
+        if self._is_refused(needed) or not scopes.covers(owner.get("scope", ANY), needed):
+            message = f"The token lacks the scope {needed}"
+            return 403, error_body(403, message, "OAUTH2_SCOPE_ERROR", scope=needed)
+        return None
+
+    def _is_refused(self, needed: str) -> bool:
+        return any(scopes.covers(needed, refused) for refused in self._refused_scopes)
 
     def _own_response(self, request: requests.PreparedRequest, key: Key) -> Response:
         if key not in OPEN:
@@ -133,7 +116,11 @@ class Grants:
         if form["grant_type"] == "refresh_token":
             return self._owner("refresh", form["refresh_token"])
         challenge, owner = self._codes.pop(form["code"], ("", {}))
-        return owner if challenge == _challenge(form["code_verifier"]) else {}
+        if challenge != _challenge(form["code_verifier"]):
+            return {}
+        given = owner["scope"]
+        self._refused_scopes = {s for s in self._refused_scopes if not scopes.covers(given, s)}
+        return owner
 
     def _describe(self, form: Mapping[str, str]) -> Response:
         owner = self._owner("access", form["token"])
@@ -154,14 +141,6 @@ class Grants:
 
 def _bearer(request: requests.PreparedRequest) -> str:
     return str(request.headers.get("Authorization", "")).removeprefix("Bearer ")
-
-
-def _needed(method: str, path: str) -> str:
-    """Nothing for what ilert's documentation does not name."""
-    if path == client.CURRENT_USER_PATH:
-        return "profile"
-    _root, _api, name, *_rest = [*path.split("/"), "", ""]
-    return f"{RESOURCES[name]}:{LEVELS.get(method, 'w')}" if name in RESOURCES else ""
 
 
 def make_token(kind: str, owner: Owner) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import threading
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -33,7 +34,8 @@ from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.oauth.client import AUTHORIZE_PATH
 
-from ._fake_grants import OWN, Grants, Key, make_token
+from ._endpoints import error_body, too_large
+from ._fake_grants import OPEN, OWN, Grants, Key, make_token
 
 #: For settings that the site's tests do not have; the key is new in each process.
 _FALLBACK_SETTINGS: dict[str, Any] = {
@@ -42,6 +44,9 @@ _FALLBACK_SETTINGS: dict[str, Any] = {
     PREFIX + "ENCRYPTION_KEYS": [Fernet.generate_key().decode()],
 }
 _REASONS = {Status.RECONNECT_REQUIRED: Reason.REVOKED_AT_ILERT, Status.DISCONNECTED: Reason.USER}
+
+#: The body that ilert gives: one for errors, none otherwise.
+_USUAL: Any = object()
 
 Raised = BaseException | type[BaseException]
 
@@ -156,7 +161,7 @@ class FakeIlert(Grants):
         method: str,
         path: str,
         *,
-        json: Any = None,
+        json: Any = _USUAL,
         status: int = 200,
         headers: Mapping[str, str] | None = None,
         raises: Raised | None = None,
@@ -166,13 +171,18 @@ class FakeIlert(Grants):
 
         Responses with ``times`` are used first, one after the other; one without stays until it is
         replaced. ``/api/developers/oauth2/token`` and ilert's other endpoints can be set, too.
-        A failure is sent to everybody, any other response only to tokens that are good for it.
+        A failure is sent to everybody, any other response only to tokens that are good for it and
+        to pages that are not too large. An error of 400 to 499 has ilert's body unless ``json`` is
+        given; None is no body.
         """
+        key = (method.upper(), path)
+        if json is _USUAL:
+            json = error_body(status) if 400 <= status < 500 and key not in OPEN else None
         response = _Response(status, json, headers or {}, raises)
         if times is None:
-            self._permanent[method.upper(), path] = response
+            self._permanent[key] = response
         else:
-            self._queued[method.upper(), path] += [response] * times
+            self._queued[key] += [response] * times
 
     def authorize(
         self,
@@ -181,13 +191,16 @@ class FakeIlert(Grants):
         allow: bool = True,
         scopes: str | Iterable[str] | None = None,
         secure: bool = False,
+        link: str = "",
         **form: Any,
     ) -> Any:
         """Sends Django's test client, logged in, to the connect page, to ilert and to the callback.
 
         Returns the site's response there. ``form`` goes to the connect page: ``next``, ``tenant``,
-        ``account``. ilert grants what the site asks for, or ``scopes``.
+        ``account``; so does the query of ``link``, a URL of that page. ilert grants what the site
+        asks for, or ``scopes``.
         """
+        form = QueryDict(urlsplit(link).query).dict() | form
         leaving = client.post(reverse("ilert_oauth:connect"), form, secure=secure)
         url = leaving.get("Location") or f"a page of its own ({leaving.status_code})"
         callback = self.callback_url(url, allow=allow, scopes=scopes)
@@ -207,6 +220,10 @@ class FakeIlert(Grants):
         code = self._give_code(asked["code_challenge"], scope)
         decision = {"code": code} if allow else {"error": "access_denied"}
         return f"{asked['redirect_uri']}?{urlencode({**decision, 'state': asked['state']})}"
+
+    def refuse_scope(self, scope: str) -> None:
+        """What needs it is refused, whatever was granted, until a user connects and grants it."""
+        self._refused_scopes.add(scope)
 
     def revoke(self) -> None:
         """Ends every grant, as users do at ilert; access tokens last until they expire."""
@@ -231,6 +248,8 @@ class FakeIlert(Grants):
             raise self._unexpected(sent)
         if not (response and response.is_failure) and (denied := self._denied(request, key)):
             return _Response(*denied)
+        if sent.method == "GET" and (message := too_large(sent.path, sent.query)):
+            return _Response(400, error_body(400, message))
         if queued:
             queued.pop(0)
         return response or _Response(*self._own_response(request, key))
@@ -255,7 +274,11 @@ class _Adapter(HTTPAdapter):
             raise response.raises
         raw = HTTPResponse(
             BytesIO(b"" if response.json is None else jsonlib.dumps(response.json).encode()),
-            headers={"Content-Type": "application/json", **response.headers},
+            headers={
+                "Content-Type": "application/json",
+                "correlation-id": str(uuid.uuid4()),
+                **response.headers,
+            },
             status=response.status,
             preload_content=False,
         )

@@ -48,6 +48,11 @@ def guarded(request: IlertHttpRequest, pk: int) -> HttpResponse:
     return HttpResponse(connect_url(request, scopes=["alert"], next_url="/"))
 
 
+@ilert_account_required("source:w")
+def guarded_by_name(request: IlertHttpRequest) -> HttpResponse:
+    return guarded(request, pk=1)
+
+
 @ilert_account_required
 async def guarded_async(request: IlertHttpRequest) -> HttpResponse:
     return HttpResponse(str(request.ilert_account))
@@ -120,6 +125,8 @@ def test(user: User, client: Any) -> None:
         ilert.answer("GET", "/api/alerts", status=429, headers={"Retry-After": "1"}, times=2)
         ilert.answer("GET", "/api/alerts", raises=requests.Timeout)
         ilert.authorize(client, allow=False, next="/")
+        ilert.authorize(client, link="/ilert/connect/?next=/")
+        ilert.refuse_scope("source:w")
         assert_type(ilert.callback_url("https://app.ilert.com/"), str)
         assert_type(ilert.requests, list[SentRequest])
         assert_type(ilert.waits, list[float])
