@@ -15,13 +15,14 @@ from django.db import connections, router
 from django.urls import NoReverseMatch
 
 from .conf import NAMES, PREFIX, conf
+from .internal import scopes
 from .internal.db import DatabaseTime
 
 REQUIRED_APPS = ("django.contrib.auth", "django.contrib.messages", "django.contrib.sessions")
 
 HINTS = {
-    PREFIX + "CLIENT_ID": "Copy it from your app's page in ilert's developer settings.",
-    PREFIX + "CLIENT_SECRET": "Copy it from your app's page in ilert's developer settings.",
+    PREFIX + "CLIENT_ID": "Copy it from your app's page in ilert, in the tab Applications.",
+    PREFIX + "CLIENT_SECRET": "Copy it from your app's page in ilert, in the tab Applications.",
     PREFIX + "ENCRYPTION_KEYS": (
         "Make a key with: python -c 'from cryptography.fernet import Fernet; "
         "print(Fernet.generate_key().decode())'"
@@ -34,7 +35,8 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     if sys.argv[1:2] == ["makemigrations"]:
         return []
     settings_found = [*_missing(), *_malformed(), *_unknown()]
-    return [*settings_found, *_missing_apps(), *_database(), *_naive_times()]
+    scopes_found = _mistyped_scopes()
+    return [*settings_found, *scopes_found, *_missing_apps(), *_database(), *_naive_times()]
 
 
 def check_deployment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -73,6 +75,19 @@ def _unknown() -> Iterator[CheckMessage]:
                 f"{name} is not a setting of django_ilert_oauth.",
                 hint=f"The settings are {', '.join(NAMES)}.",
                 id="ilert_oauth.E003",
+            )
+
+
+def _mistyped_scopes() -> Iterator[CheckMessage]:
+    """By what they look like: ilert adds scopes without notice."""
+    given = getattr(settings, PREFIX + "SCOPES", None)
+    names = given.split() if isinstance(given, str) else given
+    for name in names if isinstance(names, list | tuple) else ():
+        if isinstance(name, str) and (meant := scopes.nearest(name)):
+            yield Warning(
+                f"{PREFIX}SCOPES has {name!r}, which is no scope that ilert documents.",
+                hint=f"Write {meant!r} if that is meant.",
+                id="ilert_oauth.W005",
             )
 
 

@@ -53,9 +53,12 @@ class Conf:
 
     @property
     def scopes(self) -> list[str]:
-        names = _sequence("SCOPES", _get("SCOPES", ["profile"]))
+        given = _get("SCOPES", ["profile"])
+        names = given.split() if isinstance(given, str) else _sequence("SCOPES", given)
         if not all(isinstance(name, str) and scopes.is_valid(name) for name in names):
-            raise _malformed("SCOPES", 'a list of scopes such as ["profile", "source:w"]')
+            raise _malformed(
+                "SCOPES", 'scopes such as ["profile", "source:w"] or "profile source:w"'
+            )
         return list(names)
 
     @property

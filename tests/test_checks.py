@@ -144,6 +144,45 @@ def test_w004_says_when_times_without_a_zone_are_wrong(settings: Any) -> None:
     assert (warning.id, "USE_TZ" in warning.msg) == ("ilert_oauth.W004", True)
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["profile", "sources:w"], "source:w"),
+        ("profile sources:w", "source:w"),
+        (["Source:w"], "source:w"),
+        (["statuspage"], "status_page"),
+        (["source:write"], "source:w"),
+        (["offline-access"], "offline_access"),
+        (["*"], "wildcard"),
+        (("*:w",), "wildcard:w"),
+    ],
+)
+def test_w005_names_the_scope_that_was_probably_meant(
+    settings: Any, given: object, meant: str
+) -> None:
+    settings.ILERT_OAUTH_SCOPES = given
+    [warning] = check_settings(None)
+    assert found([warning]) == [("ilert_oauth.W005", "ILERT_OAUTH_SCOPES")]
+    assert repr(meant) in str(warning.hint)
+
+
+def test_w005_explains_a_scope_that_is_malformed_besides(settings: Any) -> None:
+    settings.ILERT_OAUTH_SCOPES = ["Source W"]
+    malformed, warning = check_settings(None)
+    assert (malformed.id, warning.id) == ("ilert_oauth.E002", "ilert_oauth.W005")
+    assert "'source:w'" in str(warning.hint)
+
+
+@pytest.mark.parametrize(
+    "given", [["profile", "source:w", "wildcard:d"], "offline_access team:r", ["event-flow", "x:y"]]
+)
+def test_w005_says_nothing_of_known_scopes_and_of_such_as_ilert_may_add(
+    settings: Any, given: object
+) -> None:
+    settings.ILERT_OAUTH_SCOPES = given
+    assert check_settings(None) == []
+
+
 def test_a_site_that_is_ready_to_be_deployed_has_nothing_to_mend(deployed: Any) -> None:
     assert check_deployment(None) == []
 

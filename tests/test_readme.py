@@ -28,8 +28,10 @@ import run as example
 from django_ilert_oauth import checks, exceptions, flows, signals
 from django_ilert_oauth.conf import NAMES, PREFIX, conf
 from django_ilert_oauth.exceptions import IlertUnavailableError
-from django_ilert_oauth.internal import crypto
+from django_ilert_oauth.internal import crypto, scopes
 from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.oauth.client import CURRENT_USER_PATH
+from django_ilert_oauth.testing._endpoints import RESOURCES
 from django_ilert_oauth.urls import urlpatterns
 from ilert_standin import Fault, StandIn
 from tests.support import readme
@@ -113,6 +115,26 @@ def test_each_signal_is_described_with_its_arguments(
     told = {name: sorted(arguments) for name, arguments in sent}
     assert {name: sorted(row[0].split(", ")) for name, row in described.items()} == told
     assert set(told) == {name for name, it in vars(signals).items() if isinstance(it, Signal)}
+
+
+def test_each_scope_is_described_with_what_it_covers() -> None:
+    names = ["offline_access", *scopes._RESOURCES]
+    described = readme.rows("|".join(names))
+    assert set(described) == set(names)
+    things = {name: str(thing) for name, thing in scopes._RESOURCES.items()}
+    assert {name: described[name][0] for name in things} == things
+    below = {name: [f"/api/{part}" for part in parts] for name, parts in parts_of_api().items()}
+    special = {"offline_access": ["none"], "wildcard": ["all of them"]}
+    expected = below | special | {"profile": [CURRENT_USER_PATH]}
+    assert {name: row[1].split(", ") for name, row in described.items()} == expected
+
+
+def parts_of_api() -> dict[str, list[str]]:
+    """What a scope is for, by the scopes that the testing kit asks for."""
+    parts: dict[str, list[str]] = {}
+    for part, scope in RESOURCES.items():
+        parts.setdefault(scope, []).append(part)
+    return parts
 
 
 def test_each_exception_is_described() -> None:
@@ -303,7 +325,7 @@ def test_links_lead_somewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(re.findall(r"(?:tests|docs|django_ilert_oauth)/[\w/.]+\w", TEXT)))
+    "name", sorted(set(re.findall(r"(?<![\w-])(?:tests|docs|django_ilert_oauth)/[\w/.]+\w", TEXT)))
 )
 def test_a_path_of_this_repository_that_is_named_exists(name: str) -> None:
     assert (ROOT / name).exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from django.utils.text import format_lazy
@@ -95,6 +96,17 @@ def covering(scope: str) -> list[str]:
 def describe(scope: str | Iterable[str]) -> list[StrOrPromise]:
     """A sentence for each scope; one that is not known here is named as it is."""
     return [_sentence(part) for part in split(union(scope))]
+
+
+def nearest(scope: str) -> str:
+    """The known one that was probably meant; empty for a known one, and where none is like it."""
+    spelt = scope.lower().replace(" ", ":").replace("*", WILDCARD)
+    levels = ["", *(f":{letter}" for letter in LEVELS)]
+    known = ["offline_access", *(f"{name}{level}" for name in _RESOURCES for level in levels)]
+    # Several scopes in one are none that is mistyped.
+    cutoff = 1 if " " in scope else 0.75
+    [found] = get_close_matches(spelt, known, n=1, cutoff=cutoff) or [""]
+    return "" if found == scope else found
 
 
 def _parse(scope: str) -> tuple[str, int]:
