@@ -12,6 +12,7 @@ from site_browser import Page, SiteBrowser, StepError
 TENANT, USERNAME = "acme", "grace"
 NEW_SOURCE = "Made by the example"
 NEW_SOURCE_PATH = "/alert-sources/new/"
+SCHEDULES_PATH = "/schedules/"
 
 RunCommand = Callable[..., CompletedProcess[str]]
 
@@ -53,6 +54,8 @@ class Walkthrough:
             "List alert sources": self._list_alert_sources,
             "Ask for more access": self._ask_for_more,
             "Create an alert source": self._create_alert_source,
+            "Ask when ilert refuses": self._ask_when_refused,
+            "List schedules": self._list_schedules,
             "Expire the access token": self._expire,
             "Refresh by the command": self._refresh,
             "Revoke at the stand-in": self._revoke,
@@ -82,11 +85,7 @@ class Walkthrough:
         return f"{len(names)} found: {', '.join(names)}"
 
     def _ask_for_more(self) -> str:
-        page = self._site.open(NEW_SOURCE_PATH)
-        page.require('See, create and edit alert sources <span class="ilert-new">new</span>')
-        back = self._through_ilert(self._site.leave(page, "/ilert/connect/"))
-        _require(urlsplit(back.url).path == NEW_SOURCE_PATH, "it led back to another page")
-        self._require_refresh_tokens(1)
+        self._consent(NEW_SOURCE_PATH, "See, create and edit alert sources")
         return "the page for it led to the connect page, and back once consent was given"
 
     def _create_alert_source(self) -> str:
@@ -97,6 +96,18 @@ class Walkthrough:
         after = _alert_sources(page)
         _require(len(after) == len(before) + 1, "the list is not one longer")
         return f"{len(after)} found: {', '.join(after)}"
+
+    def _ask_when_refused(self) -> str:
+        self._consent(SCHEDULES_PATH, "See schedules and who is on call")
+        refused = self._ilert_log().count("GET /api/schedules 403\n")
+        _require(refused == 1, f"ilert refused {refused} times")
+        return "ilert refused the schedules; the page asked for them, and came back with them"
+
+    def _list_schedules(self) -> str:
+        texts = self._site.open(SCHEDULES_PATH).texts
+        names = [text for name, text in texts.items() if name.startswith("schedule-")]
+        _require(len(names) > 20, "they fit on one page of ilert's")
+        return f"{len(names)} found, by pages of 20, which is all that ilert allows"
 
     def _expire(self) -> str:
         said = self._command("expire_ilert_tokens")
@@ -149,6 +160,14 @@ class Walkthrough:
 
     def _account_page(self) -> Page:
         return self._site.open(self._account_path)
+
+    def _consent(self, path: str, sentence: str) -> None:
+        """From a page of the site that needs more, to ilert and back to it."""
+        page = self._site.open(path)
+        page.require(f'{sentence} <span class="ilert-new">new</span>')
+        back = self._through_ilert(self._site.leave(page, "/ilert/connect/"))
+        _require(urlsplit(back.url).path == path, "it led back to another page")
+        self._require_refresh_tokens(1)
 
     def _through_ilert(self, authorize_url: str) -> Page:
         """Login and consent at the stand-in, and back to the site."""

@@ -295,7 +295,7 @@ def test_a_token_is_good_for_what_it_was_granted(
 # As ilert refuses
 
 
-def refusal(session: IlertSession, method: str, path: str, **keywords: Any) -> IlertHTTPError:
+def refusal(session: IlertSession, method: str, path: str, **keywords: Any) -> Any:
     with pytest.raises(IlertHTTPError) as raised:
         session.request(method, path, **keywords).raise_for_status()
     return raised.value
@@ -360,8 +360,8 @@ def test_a_page_that_is_too_large_is_refused_in_ilerts_words(
     words += ", when using 'include'" if with_include else ""
     ilert.answer("GET", path, json=[])
     with IlertSession(connected_account(user, scopes="wildcard")) as session:
-        assert session.get(path, params={"max-results": largest, **include}).json() == []
-        error = refusal(session, "GET", path, params={"max-results": largest + 1, **include})
+        assert session.get(path, params={"max-results": str(largest), **include}).json() == []
+        error = refusal(session, "GET", path, params={"max-results": str(largest + 1), **include})
     assert (error.response.status_code, error.message) == (400, words)
 
 

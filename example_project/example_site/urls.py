@@ -13,6 +13,7 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("accounts/<int:pk>/", views.account, name="account"),
     path("alert-sources/new/", views.new_alert_source, name="new_alert_source"),
+    path("schedules/", views.schedules, name="schedules"),
     path("ilert/", include("django_ilert_oauth.urls")),
     path("admin/", admin.site.urls),
 ]

@@ -12,13 +12,17 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
 from django_ilert_oauth.decorators import IlertHttpRequest, ilert_account_required
-from django_ilert_oauth.exceptions import IlertOAuthError, ReconnectRequiredError
+from django_ilert_oauth.exceptions import (
+    IlertOAuthError,
+    IlertScopeError,
+    ReconnectRequiredError,
+)
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.session import IlertSession
 
 from .forms import AlertSourceForm
 
-ALERT_SOURCES = "/api/alert-sources"
+ALERT_SOURCES, SCHEDULES = "/api/alert-sources", "/api/schedules"
 MOST_SHOWN = 100
 #: Seconds that a visitor is kept waiting when ilert asks for fewer requests.
 PATIENCE = 5
@@ -32,9 +36,16 @@ def account(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@ilert_account_required(scopes="source:w")
+@ilert_account_required("source:w")
 def new_alert_source(request: IlertHttpRequest) -> HttpResponse:
     return _at_ilert(request, request.ilert_account, _new_alert_source_page)
+
+
+@require_safe
+@ilert_account_required
+def schedules(request: IlertHttpRequest) -> HttpResponse:
+    """Names no scope: what is missing is asked for when ilert refuses."""
+    return _at_ilert(request, request.ilert_account, _schedules_page)
 
 
 def _at_ilert(
@@ -49,6 +60,8 @@ def _at_ilert(
         messages.error(request, str(error))
         return redirect("ilert_oauth:accounts")
     except (IlertOAuthError, requests.RequestException) as error:
+        if isinstance(error, IlertScopeError) and hasattr(request, "ilert_account"):
+            raise
         messages.error(request, _explain(error))
         return redirect("home")
 
@@ -70,6 +83,11 @@ def _new_alert_source_page(request: HttpRequest, ilert: IlertSession) -> HttpRes
         return redirect("account", pk=ilert.account.pk)
     form.initial["escalation_policy"] = _usual_policy(_alert_sources(ilert))
     return render(request, "new_alert_source.html", {"account": ilert.account, "form": form})
+
+
+def _schedules_page(request: HttpRequest, ilert: IlertSession) -> HttpResponse:
+    found = list(islice(ilert.list(SCHEDULES), MOST_SHOWN))
+    return render(request, "schedules.html", {"account": ilert.account, "schedules": found})
 
 
 def _alert_sources(ilert: IlertSession) -> list[dict[str, Any]]:

@@ -25,6 +25,8 @@ STEPS = [
     "List alert sources: 2 found",
     "Ask for more access: ",
     "Create an alert source: 3 found",
+    "Ask when ilert refuses: ",
+    "List schedules: 23 found",
     "Expire the access token: ",
     "Refresh by the command: 1 refreshed, 0 failed",
     "Revoke at the stand-in: ",
