@@ -3,6 +3,8 @@
 No test library is needed. pytest finds a fixture ``fake_ilert`` that needs no import.
 """
 
-from ._fake_ilert import FakeIlert, SentRequest, connected_account, fake_ilert
+from ._accounts import connected_account
+from ._fake_ilert import FakeIlert, fake_ilert
+from ._sent_request import SentRequest
 
 __all__ = ["FakeIlert", "SentRequest", "connected_account", "fake_ilert"]

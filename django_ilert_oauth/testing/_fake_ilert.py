@@ -1,4 +1,4 @@
-"""An ilert that lives in memory, and accounts that are connected to it."""
+"""An ilert that lives in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
 from io import BytesIO
 from typing import Any
 from unittest import mock
@@ -21,21 +20,19 @@ from django.conf import settings
 from django.http import QueryDict
 from django.test import override_settings
 from django.urls import reverse
-from django.utils import timezone
 from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPResponse
 
 from django_ilert_oauth.api import retry
-from django_ilert_oauth.conf import PREFIX, conf
+from django_ilert_oauth.conf import PREFIX
 from django_ilert_oauth.flows._bulk.rate_limiter import RateLimiter
 from django_ilert_oauth.internal import scopes as scope_names
-from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.oauth.client import AUTHORIZE_PATH
 
 from ._endpoints import error_body, too_large
-from ._fake_grants import OPEN, OWN, Grants, Key, make_token
+from ._fake_grants import OPEN, OWN, Grants, Key
+from ._sent_request import SentRequest, as_sent
 
 #: For settings that the site's tests do not have; the key is new in each process.
 _FALLBACK_SETTINGS: dict[str, Any] = {
@@ -43,47 +40,10 @@ _FALLBACK_SETTINGS: dict[str, Any] = {
     PREFIX + "CLIENT_SECRET": "fake-secret",
     PREFIX + "ENCRYPTION_KEYS": [Fernet.generate_key().decode()],
 }
-_REASONS = {Status.RECONNECT_REQUIRED: Reason.REVOKED_AT_ILERT, Status.DISCONNECTED: Reason.USER}
-
 #: The body that ilert gives: one for errors, none otherwise.
 _USUAL: Any = object()
 
 Raised = BaseException | type[BaseException]
-
-
-def connected_account(
-    user: Any,
-    *,
-    scopes: str | Iterable[str] | None = None,
-    expires_in: float = 3600,
-    status: str = Status.CONNECTED,
-    **columns: Any,
-) -> ConnectedAccount:
-    """Creates an account of grace at acme; ``columns`` are those of the model.
-
-    It was granted ``ILERT_OAUTH_SCOPES``, or ``scopes``. ``expires_in`` is in seconds; below zero,
-    the access token has expired. Without ``ILERT_OAUTH_ENCRYPTION_KEYS`` in the settings this works
-    only inside ``fake_ilert()``.
-    """
-    scope = scope_names.union(conf.scopes if scopes is None else scopes)
-    identity = {"tenant_id": "acme", "username": "grace", "granted_scope": scope, **columns}
-    owner = {
-        "tenant_id": identity["tenant_id"],
-        "username": identity["username"],
-        "scope": identity["granted_scope"],
-    }
-    tokens = {f"{kind}_token": make_token(kind, owner) for kind in ("access", "refresh")}
-    made = {
-        "user": user,
-        "api_url": conf.api_url,
-        "client_id": conf.client_id,
-        "requested_scope": scope,
-        "access_token_expires_at": timezone.now() + timedelta(seconds=expires_in),
-        "status": status,
-        "reason": _REASONS.get(Status(status), ""),
-        **({} if status == Status.DISCONNECTED else tokens),
-    }
-    return ConnectedAccount.objects.create(**{**made, **identity})
 
 
 @contextmanager
@@ -111,20 +71,6 @@ def fake_ilert() -> Iterator[FakeIlert]:
 
 def missing_settings() -> dict[str, Any]:
     return {n: value for n, value in _FALLBACK_SETTINGS.items() if not getattr(settings, n, None)}
-
-
-@dataclass(frozen=True)
-class SentRequest:
-    """A request that ilert received, without forms, ``Authorization`` and ``Cookie``.
-
-    The names in ``headers`` are case-insensitive. ``json`` is None for other bodies.
-    """
-
-    method: str
-    path: str
-    query: QueryDict
-    headers: Mapping[str, str]
-    json: Any
 
 
 @dataclass(frozen=True)
@@ -239,7 +185,7 @@ class FakeIlert(Grants):
             return self._response_to(request)
 
     def _response_to(self, request: requests.PreparedRequest) -> _Response:
-        sent = _as_sent(request)
+        sent = as_sent(request)
         self.requests.append(sent)
         key = (sent.method, sent.path)
         queued = self._queued[key]
@@ -283,31 +229,3 @@ class _Adapter(HTTPAdapter):
             preload_content=False,
         )
         return self.build_response(request, raw)
-
-
-def _as_sent(request: requests.PreparedRequest) -> SentRequest:
-    """Its path is relative to ``ILERT_OAUTH_API_URL``, or the full URL of another host."""
-    parts = urlsplit((request.url or "").removeprefix(conf.api_url))
-    path = parts._replace(query="", fragment="").geturl()
-    headers = {
-        name: str(value)
-        for name, value in request.headers.items()
-        if name.lower() not in ("authorization", "cookie")
-    }
-    return SentRequest(
-        method=request.method or "",
-        path=path,
-        query=QueryDict(parts.query),
-        headers=CaseInsensitiveDict(headers),
-        json=_json_of(request),
-    )
-
-
-def _json_of(request: requests.PreparedRequest) -> Any:
-    is_json = str(request.headers.get("Content-Type")).startswith("application/json")
-    if not is_json or not isinstance(request.body, str | bytes):
-        return None
-    try:
-        return jsonlib.loads(request.body)
-    except ValueError:
-        return None

@@ -1,0 +1,52 @@
+"""Accounts that are connected to an ilert in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from django_ilert_oauth.conf import conf
+from django_ilert_oauth.internal import scopes as scope_names
+from django_ilert_oauth.models import ConnectedAccount, Reason, Status
+
+from ._fake_grants import make_token
+
+_REASONS = {Status.RECONNECT_REQUIRED: Reason.REVOKED_AT_ILERT, Status.DISCONNECTED: Reason.USER}
+
+
+def connected_account(
+    user: Any,
+    *,
+    scopes: str | Iterable[str] | None = None,
+    expires_in: float = 3600,
+    status: str = Status.CONNECTED,
+    **columns: Any,
+) -> ConnectedAccount:
+    """Creates an account of grace at acme; ``columns`` are those of the model.
+
+    It was granted ``ILERT_OAUTH_SCOPES``, or ``scopes``. ``expires_in`` is in seconds; below zero,
+    the access token has expired. Without ``ILERT_OAUTH_ENCRYPTION_KEYS`` in the settings this works
+    only inside ``fake_ilert()``.
+    """
+    scope = scope_names.union(conf.scopes if scopes is None else scopes)
+    identity = {"tenant_id": "acme", "username": "grace", "granted_scope": scope, **columns}
+    owner = {
+        "tenant_id": identity["tenant_id"],
+        "username": identity["username"],
+        "scope": identity["granted_scope"],
+    }
+    tokens = {f"{kind}_token": make_token(kind, owner) for kind in ("access", "refresh")}
+    made = {
+        "user": user,
+        "api_url": conf.api_url,
+        "client_id": conf.client_id,
+        "requested_scope": scope,
+        "access_token_expires_at": timezone.now() + timedelta(seconds=expires_in),
+        "status": status,
+        "reason": _REASONS.get(Status(status), ""),
+        **({} if status == Status.DISCONNECTED else tokens),
+    }
+    return ConnectedAccount.objects.create(**{**made, **identity})

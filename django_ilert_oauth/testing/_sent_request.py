@@ -1,0 +1,57 @@
+"""What a test sees of a request that the app has sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from django.http import QueryDict
+from requests.structures import CaseInsensitiveDict
+
+from django_ilert_oauth.conf import conf
+
+
+@dataclass(frozen=True)
+class SentRequest:
+    """A request that ilert received, without forms, ``Authorization`` and ``Cookie``.
+
+    The names in ``headers`` are case-insensitive. ``json`` is None for other bodies.
+    """
+
+    method: str
+    path: str
+    query: QueryDict
+    headers: Mapping[str, str]
+    json: Any
+
+
+def as_sent(request: requests.PreparedRequest) -> SentRequest:
+    """Its path is relative to ``ILERT_OAUTH_API_URL``, or the full URL of another host."""
+    parts = urlsplit((request.url or "").removeprefix(conf.api_url))
+    path = parts._replace(query="", fragment="").geturl()
+    headers = {
+        name: str(value)
+        for name, value in request.headers.items()
+        if name.lower() not in ("authorization", "cookie")
+    }
+    return SentRequest(
+        method=request.method or "",
+        path=path,
+        query=QueryDict(parts.query),
+        headers=CaseInsensitiveDict(headers),
+        json=_json_of(request),
+    )
+
+
+def _json_of(request: requests.PreparedRequest) -> Any:
+    is_json = str(request.headers.get("Content-Type")).startswith("application/json")
+    if not is_json or not isinstance(request.body, str | bytes):
+        return None
+    try:
+        return json.loads(request.body)
+    except ValueError:
+        return None
