@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncGenerator, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 from asgiref.sync import sync_to_async
@@ -45,7 +45,7 @@ class IlertAuth(httpx.Auth):
                 token = self._bearer.token()
                 with _authorized(request, token):
                     response = yield request
-                _forget_token(response.next_request)
+                _forget_redirects(response)
                 is_final = response.status_code != 401 or was_refused
                 if is_final or not self._bearer.replace(token) or not _is_in_memory(request):
                     return
@@ -65,7 +65,7 @@ class IlertAuth(httpx.Auth):
                 token = Secret(await flows.aget_access_token(self._bearer.account))
                 with _authorized(request, token):
                     response = yield request
-                _forget_token(response.next_request)
+                _forget_redirects(response)
                 is_final = response.status_code != 401 or was_refused
                 if is_final or not await replace(token) or not _is_in_memory(request):
                     return
@@ -92,6 +92,16 @@ def _strip_frames(handled: BaseException | None) -> None:
     error = sys.exception()
     if error is not None and error is not handled:
         strip_frames(error, handled=handled).__context__ = handled
+    if isinstance(error, httpx.HTTPError):
+        with suppress(RuntimeError):  # of httpx, where it names no request
+            _forget_token(error.request)
+
+
+def _forget_redirects(response: httpx.Response) -> None:
+    """httpx copies the header into the request of each redirect that stays at the same origin."""
+    for one in (response, *response.history):
+        _forget_token(one.request)
+        _forget_token(one.next_request)
 
 
 def _forget_token(request: httpx.Request | None) -> None:

@@ -185,6 +185,41 @@ def test_what_is_handed_out_holds_no_token(
     assert ["Authorization" in request.headers for request in requests] == [False, False]
 
 
+@pytest.mark.parametrize("last", [(200, {}), (401, {})])
+def test_what_redirects_have_made_holds_no_token(
+    account: ConnectedAccount, ilert: StandIn, request_: Request, last: tuple[int, dict[str, str]]
+) -> None:
+    there = (302, {"Location": "/api/there"})
+    elsewhere = Elsewhere(there, there, last, there, there, last)
+    options = {"transport": elsewhere, "follow_redirects": True}
+    response = request_(account, "GET", "/api/alerts", options=options)
+    assert response.status_code == last[0]
+    assert None not in elsewhere.authorizations
+    assert len(response.history) >= 2
+    for one in (response, *response.history):
+        assert "Authorization" not in one.request.headers
+
+
+def test_the_error_of_too_many_redirects_holds_no_token(
+    account: ConnectedAccount, request_: Request
+) -> None:
+    there = (302, {"Location": "/api/there"})
+    options = {"transport": Elsewhere(there, there), "follow_redirects": True, "max_redirects": 1}
+    with pytest.raises(httpx.TooManyRedirects) as raised:
+        request_(account, "GET", "/api/alerts", options=options)
+    assert "Authorization" not in raised.value.request.headers
+
+
+def test_an_error_that_names_no_request_is_raised_as_it_is(
+    account: ConnectedAccount, request_: Request
+) -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise httpx.HTTPError("of a transport")
+
+    with pytest.raises(httpx.HTTPError, match="of a transport"):
+        request_(account, "GET", "/", options={"transport": httpx.MockTransport(fail)})
+
+
 def test_the_request_of_an_error_holds_no_token(
     make_account: AccountFactory, settings: Any, request_: Request
 ) -> None:
