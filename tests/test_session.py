@@ -620,6 +620,8 @@ OUTSIDE = [
     "https://gateway.test/tenant-a/..%5ctenant-b/api",
     "https://gateway.test/tenant-a/..\\tenant-b/api",
     "https://gateway.test/tenant-a/..;v=1/tenant-b/api",
+    "https://gateway.test/tenant-a/..%09/tenant-b/api",
+    "https://gateway.test/tenant-a/..%00/tenant-b/api",
     "https://gateway.test/tenant-a/%252e%252e/tenant-b/api",
     "https://gateway.test/tenant-a/api/..%2f..%2f..%2ftenant-b",
     "//gateway.test/tenant-b/api",
@@ -643,6 +645,29 @@ def test_the_token_stays_below_the_path_of_the_api_url(
     with IlertSession(tenant_a) as session, pytest.raises(EndpointMismatchError):
         session.get(url)
     assert adapter.seen == []
+
+
+def test_a_path_that_is_encoded_over_and_over_is_refused(
+    tenant_a: ConnectedAccount, script: Script
+) -> None:
+    """Decoding it to its end would take hours."""
+    adapter = script(at="https://")
+    with IlertSession(tenant_a) as session, pytest.raises(EndpointMismatchError):
+        session.get("/%" + "25" * 10_000)
+    assert adapter.seen == []
+
+
+def test_an_account_that_has_moved_gets_no_token_that_was_read_before(
+    tenant_a: ConnectedAccount, script: Script
+) -> None:
+    """As by someone who can write its row, and a reload of it."""
+    adapter = script(Reply(), Reply(), at="https://")
+    with IlertSession(tenant_a) as session:
+        session.get("/api/alerts")
+        tenant_a.api_url = "https://evil.test"
+        with pytest.raises(EndpointMismatchError):
+            session.get("/api/alerts")
+    assert len(adapter.seen) == 1
 
 
 @pytest.mark.parametrize("location", [*OUTSIDE, "/tenant-b/api", "../../tenant-b/api"])

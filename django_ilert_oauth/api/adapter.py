@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -24,6 +25,9 @@ from .responses import error_response
 _require_safe = lru_cache(transport.require_safe)
 
 logger = logging.getLogger(__name__)
+
+#: A path that is encoded more often is refused: each decoding reads all of it.
+MAX_DECODINGS = 8
 
 
 class BearerAdapter(BaseAdapter):
@@ -137,7 +141,11 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def _climbs(path: str) -> bool:
-    """Whether a server could read a ``..`` in it: encoded, with parameters, between backslashes."""
-    while path != (decoded := unquote(path)):
-        path = decoded
-    return any(name.partition(";")[0] == ".." for name in path.replace("\\", "/").split("/"))
+    """Whether a server could read a ``..`` in it: encoded, between backslashes, with parameters.
+
+    Some servers cut off more than parameters, such as white space: no name may begin like that.
+    """
+    for _decoding in range(MAX_DECODINGS):
+        path = unquote(path)
+    is_encoded = path != unquote(path)
+    return is_encoded or any(name.startswith("..") for name in re.split(r"[/\\]", path))

@@ -19,12 +19,13 @@ class Bearer:
 
     def __init__(self, account: ConnectedAccount) -> None:
         self.account = account
-        self._decrypted = ("", Secret())
+        self._decrypted = (("", ""), Secret())
 
     def token(self) -> Secret:
-        ciphertext, token = self._decrypted
-        stored = self.account.access_token_ciphertext
-        if ciphertext != stored or not self.account.is_fresh(conf.refresh_margin):
+        decrypted, token = self._decrypted
+        # The flow looks at where the account belongs, once for each address.
+        stored = (self.account.api_url, self.account.access_token_ciphertext)
+        if decrypted != stored or not self.account.is_fresh(conf.refresh_margin):
             token = Secret(flows.get_access_token(self.account))
             # Of no use where another thread, or a refresh, has replaced it meanwhile.
             self._decrypted = (stored, token)
