@@ -284,6 +284,15 @@ def test_a_scope_that_is_a_piece_of_the_token_is_not_kept(
     assert error.missing_scopes == ["alert"]
 
 
+def test_scopes_that_fill_a_body_are_not_read(session: IlertSession, fake_ilert: FakeIlert) -> None:
+    """Looking for the token in them would take as long as a server likes."""
+    body = {"code": "OAUTH2_SCOPE_ERROR", "scope": "alert " * 1000}
+    fake_ilert.answer("GET", PATH, status=403, json=body)
+    error = error_of(session)
+    assert isinstance(error, IlertScopeError)
+    assert error.missing_scopes == []
+
+
 def test_long_words_are_left_out_since_they_may_be_other_tokens(
     session: IlertSession, fake_ilert: FakeIlert
 ) -> None:

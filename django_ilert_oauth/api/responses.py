@@ -15,6 +15,8 @@ from django_ilert_oauth.internal import scopes
 from django_ilert_oauth.oauth.secret import Secret
 
 MAX_MESSAGE = 500
+#: So many characters are searched for pieces of the token.
+MAX_SEARCHED = 8 * MAX_MESSAGE
 #: So many characters of a secret tell something about it.
 PIECE = 8
 NOT_JSON = object()
@@ -98,14 +100,15 @@ def _word(value: object, token: Secret) -> str:
 def _message(value: object, token: Secret) -> str:
     if not isinstance(value, str):
         return ""
-    printable = "".join(c if c.isprintable() else " " for c in value[: 8 * MAX_MESSAGE])
+    printable = "".join(c if c.isprintable() else " " for c in value[:MAX_SEARCHED])
     return " ".join(_LONG_WORD.sub("…", _redacted(printable, token)).split())[:MAX_MESSAGE]
 
 
 def _scopes(value: object, token: Secret) -> list[str]:
     """RFC 6750 separates them by spaces; ilert names one."""
-    names = scopes.split(_redacted(value, token)) if isinstance(value, str) else []
-    return [name for name in names if scopes.is_valid(name)]
+    if not isinstance(value, str) or len(value) > MAX_SEARCHED:
+        return []
+    return [name for name in scopes.split(_redacted(value, token)) if scopes.is_valid(name)]
 
 
 def _redacted(text: str, token: Secret) -> str:
