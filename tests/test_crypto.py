@@ -113,6 +113,18 @@ def test_what_is_no_ciphertext_raises_and_is_not_returned(ciphertext: str) -> No
     assert TOKEN not in str(caught.value)
 
 
+def test_a_token_that_is_no_text_is_in_no_error() -> None:
+    """An error about the encoding would carry all of it."""
+    broken = crypto.encrypt(Secret(TOKEN + "\ud800"), PLACE)
+    assert crypto.decrypt(broken, PLACE) == TOKEN + "?"
+
+
+def test_what_another_program_has_written_in_another_encoding_is_in_no_error() -> None:
+    [fernet] = crypto._fernets(PLACE)
+    written = fernet.encrypt(TOKEN.encode() + b"\xff").decode()
+    assert crypto.decrypt(written, PLACE) == TOKEN + "\ufffd"
+
+
 def test_the_error_and_its_frames_show_neither_a_key_nor_a_token() -> None:
     with pytest.raises(TokenDecryptionError) as caught:
         crypto.decrypt(encrypted(), (UUID, "access_token"))

@@ -32,7 +32,8 @@ Place = tuple[str, ...]
 
 
 def encrypt(token: Secret, place: Place) -> str:
-    return _fernets(place)[0].encrypt(token.reveal().encode()).decode("ascii")
+    # An error about a lone surrogate would carry the token.
+    return _fernets(place)[0].encrypt(token.reveal().encode(errors="replace")).decode("ascii")
 
 
 def decrypt(ciphertext: str, place: Place) -> Secret:
@@ -68,7 +69,7 @@ def _opened(ciphertext: str, fernet: Fernet) -> Secret | None:
     from cryptography.fernet import InvalidToken
 
     try:
-        return Secret(fernet.decrypt(ciphertext.encode()).decode())
+        return Secret(fernet.decrypt(ciphertext.encode()).decode(errors="replace"))
     except InvalidToken:
         return None
 
