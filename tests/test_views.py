@@ -151,6 +151,16 @@ def test_a_callback_that_repeats_a_parameter_is_refused_and_uses_nothing_up(
     assert ConnectedAccount.objects.count() == 1
 
 
+def test_a_callback_with_more_parameters_than_django_reads_is_refused_and_tells_nobody(
+    browser: Client, callback_url: str, ilert: StandIn, settings: Any
+) -> None:
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 1
+    response: Any = browser.get(callback_url)
+    assert (response["Location"], response["Cache-Control"]) == (ACCOUNTS, "no-store")
+    assert response.wsgi_request.META["QUERY_STRING"] == ""
+    assert ilert.token_requests == []
+
+
 @pytest.fixture(params=["with the middleware", "without the middleware"])
 def strict_browser(request: pytest.FixtureRequest, user: User, settings: Any) -> Client:
     if request.param.startswith("without"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, QueryDict
 
 from django_ilert_oauth.exceptions import AuthorizationDeniedError
@@ -33,7 +35,7 @@ _NAMES = (
 def take_parameters(request: HttpRequest) -> dict[str, list[Secret]]:
     """Takes them out of the request, whose ``repr`` and error pages would show the secrets."""
     taken: dict[str, list[Secret]] = vars(request).setdefault("ilert_oauth_parameters", {})
-    for name, values in request.GET.lists():
+    for name, values in _lists(request):
         taken[name] = [Secret(str(value)) for value in values]
     request.GET = QueryDict()
     request.META.update(dict.fromkeys(request.META.keys() & set(_NAMES), ""))
@@ -52,6 +54,14 @@ def single_parameters(request: HttpRequest) -> dict[str, Secret]:
             "ilert's response repeats a parameter.", code="repeated_parameter"
         )
     return {name: value for name, [value] in taken.items()}
+
+
+def _lists(request: HttpRequest) -> Iterable[tuple[str, list[Any]]]:
+    """None where they are more than Django reads: such a query goes as well."""
+    try:
+        return request.GET.lists()
+    except SuspiciousOperation:
+        return ()
 
 
 def _take_out_of_scope(scope: dict[str, Any]) -> None:
