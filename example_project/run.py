@@ -31,6 +31,8 @@ class SetupError(Exception):
 
 def main() -> int:
     options = _parser().parse_args()
+    # What is made from now on, the keys and the database among it, is for nobody else.
+    os.umask(0o077)
     be_interruptible()
     try:
         return _run_once(options) if options.once else _run(options)

@@ -121,6 +121,19 @@ def test_ctrl_c_ends_the_site_and_the_stand_in(tmp_path: Path) -> None:
     assert "Traceback" not in (tmp_path / "errors").read_text()
 
 
+def test_what_the_example_keeps_is_for_nobody_else(tmp_path: Path) -> None:
+    ports = choose_ports({"site": 0, "stand-in": 0})
+    folder = tmp_path / "shared"
+    folder.mkdir(mode=0o755)
+    with running_example(folder, *ports) as process:
+        welcome_of(process)
+        kept = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+        process.terminate()
+    del kept["errors"]
+    assert len(kept) >= 2
+    assert set(kept.values()) == {0o600}
+
+
 def test_the_example_shows_its_pages_and_logs_no_query_until_it_is_terminated(
     tmp_path: Path,
 ) -> None:
