@@ -238,7 +238,11 @@ def _conclude(pending: PendingRevocation, error: IlertOAuthError | None, **colum
         _give_up(pending, error.code)
         return
     logger.warning(
-        "The grant of %s is not revoked at %s yet: %s", pending, pending.api_url, error.code
+        # As a repr, since names may hold what moves a cursor or turns the direction of writing.
+        "The grant of %r is not revoked at %s yet: %s",
+        str(pending),
+        pending.api_url,
+        error.code,
     )
 
 
@@ -267,9 +271,9 @@ def _give_up_ended() -> dict[int, str]:
 def _give_up(pending: PendingRevocation, code: str) -> None:
     _row(pending).update(given_up_at=timezone.now())
     logger.warning(
-        "The grant of %s was not revoked at %s and this is not tried again: %s. If it is still "
+        "The grant of %r was not revoked at %s and this is not tried again: %s. If it is still "
         "alive, have the user remove this app in ilert.",
-        pending,
+        str(pending),
         pending.api_url,
         code,
     )

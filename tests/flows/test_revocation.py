@@ -264,7 +264,7 @@ def test_a_refusal_is_kept_with_its_code_and_tried_again(
     first.refresh_from_db()
     assert (first.attempts, first.last_error, first.given_up_at) == (1, code, None)
     assert {record.levelname for record in caplog.records} == {"WARNING"}
-    told = f"The grant of user-0 @ acme is not revoked at {first.api_url} yet: {code}"
+    told = f"The grant of 'user-0 @ acme' is not revoked at {first.api_url} yet: {code}"
     assert told in caplog.messages
     pass_time(MIN_DELAY)
     assert run() == flows.RevocationResult(revoked=3)
@@ -276,6 +276,15 @@ def test_any_2xx_confirms_the_revocation(
 ) -> None:
     ilert.add_fault("revoke", fault)
     assert run(limit=1) == flows.RevocationResult(revoked=1, left=2)
+
+
+def test_a_name_in_the_log_does_nothing_to_a_terminal(
+    make_account: AccountFactory, ilert: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    ilert.add_fault("revoke", Fault(503))
+    pending(make_account(username="\u202egrace\x1b[2J\n"))
+    run()
+    assert r"'\u202egrace\x1b[2J\n @ acme'" in caplog.text
 
 
 def test_a_token_that_ilert_no_longer_knows_is_done_with(
