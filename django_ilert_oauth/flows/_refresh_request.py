@@ -146,7 +146,7 @@ def _keep(lease: Lease, tokens: TokenResponse) -> Steps[Outcome]:
     """Writes what the response names, and leaves the rest as it is stored."""
     account, now = lease.account, lease.look.now
     sent = account.refresh_token
-    new = ConnectedAccount(uuid=account.uuid)
+    new = ConnectedAccount(uuid=account.uuid, api_url=account.api_url)
     names = [*new.take_tokens(tokens, now), "refreshed_at", *ERROR_COLUMNS, "status", "reason"]
     new.refreshed_at = now
     if account.status != Status.CONNECTED:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from django.db import DatabaseError, DataError, InterfaceError, connections
 
 from django_ilert_oauth.exceptions import IlertUnavailableError, TokenDecryptionError
+from django_ilert_oauth.internal import crypto
 from django_ilert_oauth.internal.db import update_row
 from django_ilert_oauth.internal.rows import account_rows, database
 from django_ilert_oauth.models import ConnectedAccount
@@ -143,8 +144,7 @@ def _stored_ciphertext(account: ConnectedAccount) -> str | None:
 
 def _opens_to(account: ConnectedAccount, ciphertext: str, sent: Secret) -> bool:
     """Whether the same token is stored under another key meanwhile."""
-    stored = ConnectedAccount(uuid=account.uuid, refresh_token_ciphertext=ciphertext)
     try:
-        return stored.refresh_token == sent
+        return crypto.decrypt(ciphertext, account.place_of("refresh_token")) == sent
     except TokenDecryptionError:
         return False

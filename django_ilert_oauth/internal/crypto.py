@@ -1,12 +1,12 @@
-"""Tokens at rest: Fernet under keys that belong to one column of one row.
+"""Tokens at rest: Fernet under keys that belong to one column of one row, and to one ilert.
 
 From each configured key, HKDF-SHA256 (RFC 5869; no salt, ``info`` as below) derives 32 bytes that
 are the Fernet key of one place. A ciphertext copied to another row or column therefore does not
-open there. ``info`` is ``django_ilert_oauth.token.v1`` followed by the place as a JSON list of
-strings without white space, in UTF-8. The place of a token is its account's ``uuid`` and the name
-of the token::
+open there, nor once another ``api_url`` is written beside it: it would be sent there. ``info`` is
+``django_ilert_oauth.token.v1`` followed by the place as a JSON list of strings without white space,
+in UTF-8. The place of a token is its account's ``uuid`` and ``api_url`` and the name of the token::
 
-    django_ilert_oauth.token.v1["2f6b5c4e-8f0e-4b39-9f6a-0d6a3b9d1c57","refresh_token"]
+    django_ilert_oauth.token.v1["2f6b5c4e-8f0e-4b39-9f6a-0d6a3b9d1c57","https://api.ilert.com","refresh_token"]
 
 ``cryptography`` is imported where it is used first: a start of the site should not wait for it.
 """

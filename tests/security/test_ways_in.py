@@ -16,7 +16,7 @@ from django.utils import timezone
 from requests.adapters import HTTPAdapter
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.exceptions import ReconnectRequiredError
+from django_ilert_oauth.exceptions import ReconnectRequiredError, TokenDecryptionError
 from django_ilert_oauth.models import (
     AuthorizationRequest,
     ConnectedAccount,
@@ -324,6 +324,20 @@ def test_a_grant_that_is_renewed_while_it_is_ended_does_not_live_on(
     with pytest.raises(ReconnectRequiredError):
         flows.refresh(account, force=True)
     assert ilert.live_refresh_tokens("acme", "grace") == 0
+
+
+@pytest.mark.parametrize("table", [ConnectedAccount, PendingRevocation])
+def test_who_writes_an_address_of_their_own_into_a_row_is_sent_no_token(
+    account: ConnectedAccount, table: Any
+) -> None:
+    with raw_server(lambda *_: None) as elsewhere:
+        if table is ConnectedAccount:
+            table.objects.update(api_url=elsewhere.url)
+        flows.disconnect(ConnectedAccount.objects.get())
+        PendingRevocation.objects.update(api_url=elsewhere.url)
+        result = flows.revoke_pending()
+        assert elsewhere.received == []
+    assert list(result.failures.values()) == [TokenDecryptionError.code]
 
 
 @pytest.mark.django_db(transaction=True)
