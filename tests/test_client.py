@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import subprocess
@@ -564,27 +563,6 @@ def test_an_error_told_with_status_200_ends_no_grant(responding: Responding) -> 
     assert unavailable().code == "unusable_response"
 
 
-@pytest.mark.parametrize("call", [CALLS["refresh"], CALLS["current_user"]])
-@pytest.mark.parametrize("status", [200, 307])
-def test_ten_megabytes_are_not_read_to_their_end(
-    responding: Responding, call: Call, status: int
-) -> None:
-    long = (
-        json.dumps(ilert_guide.TOKEN_ANSWER | ilert_guide.TOKEN_INFO).encode() + b" " * 10_000_000
-    )
-    transport = responding(long, status, Location="/")
-    assert unavailable(call).code == "unusable_response"
-    assert 0 < transport.body.taken < 2_000_000
-
-
-@pytest.mark.parametrize("status", [200, 307])
-def test_a_gzip_bomb_is_not_unpacked_to_its_end(responding: Responding, status: int) -> None:
-    bomb = gzip.compress(b" " * 40_000_000, compresslevel=9)
-    transport = responding(bomb, status, Content_Encoding="gzip", Location="/")
-    assert unavailable().code == "unusable_response"
-    assert 0 < transport.body.taken < len(bomb) / 2
-
-
 # Errors that ilert names
 
 DOCUMENTED = {
@@ -594,9 +572,6 @@ DOCUMENTED = {
     "unsupported_grant_type": 400,
     "invalid_grant": 401,
 }
-
-
-RFC_6750 = ["invalid_token", "insufficient_scope"]
 
 
 @each_call
