@@ -250,7 +250,6 @@ FULLY = {
     ("connect by flow", "/token"),
     ("refresh", "/token"),
     ("use", "/current"),
-    ("use with an old token", "/token"),
 }
 
 
