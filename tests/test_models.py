@@ -518,8 +518,11 @@ STALE: dict[str, Callable[[ConnectedAccount], ConnectedAccount]] = {
 
 
 @pytest.mark.parametrize("change", [refresh_elsewhere, disconnect_elsewhere])
-@pytest.mark.parametrize("read", STALE.values(), ids=STALE)
-@pytest.mark.parametrize("options", [{}, {"using": "default"}])
+@pytest.mark.parametrize(
+    ("read", "options"),
+    [*((read, {}) for read in STALE.values()), (reread, {"using": "default"})],
+    ids=[*STALE, "read, saved by name"],
+)
 def test_a_stale_object_brings_nothing_back(
     make: Make,
     read: Callable[[ConnectedAccount], ConnectedAccount],

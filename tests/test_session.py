@@ -376,8 +376,10 @@ def test_a_web_request_does_not_hold_its_thread_for_a_long_wait(
     assert pauses == []
 
 
-@pytest.mark.parametrize("status", [502, 503, 504])
-@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [("GET", 502), ("HEAD", 503), ("OPTIONS", 504), ("PUT", 502), ("DELETE", 503)],
+)
 def test_a_gateway_error_is_waited_out_for_idempotent_methods(
     far_account: ConnectedAccount, script: Script, pauses: list[float], method: str, status: int
 ) -> None:
@@ -571,7 +573,7 @@ ELSEWHERE = ["https://other.test/", "http://ilert.test/", "https://ilert.test:84
 
 
 @pytest.mark.parametrize("elsewhere", ELSEWHERE)
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("status", [302, 307])
 @pytest.mark.parametrize("body", [b"private body", lambda: io.BytesIO(b"private body")])
 def test_nothing_of_the_request_follows_a_redirect_elsewhere(
     far_account: ConnectedAccount, script: Script, elsewhere: str, status: int, body: Any

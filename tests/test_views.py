@@ -225,7 +225,7 @@ def test_a_next_that_leads_off_the_site_is_dropped_at_the_end(
     assert browser.get(callback_url)["Location"] == ACCOUNTS
 
 
-@pytest.mark.parametrize("next_url", OFF_SITE)
+@pytest.mark.parametrize("next_url", OFF_SITE[::4])
 def test_a_next_that_leads_off_the_site_is_dropped_after_a_failure(
     browser: Client, next_url: str
 ) -> None:
