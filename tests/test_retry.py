@@ -40,6 +40,10 @@ def test_a_rate_limit_uses_up_time_and_no_retry() -> None:
     assert waits(*limited, response(503), response(503), response(503)) == [30, 30, 30, 1, 2, 4]
 
 
+def test_a_rate_limit_is_waited_out_for_a_second_at_least() -> None:
+    assert waits(response(429, asked="0")) == [1]
+
+
 def test_a_gateway_is_given_the_time_that_it_asks_for() -> None:
     assert waits(response(503, asked="7"), response(503, asked="1")) == [7, 2]
 
