@@ -23,6 +23,20 @@ from tests.support.request_monitor import RequestMonitor, monitor_before
 
 pytest_plugins = ["django_ilert_oauth.pytest_plugin"]
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--one-case", action="store_true", help="of each test, only its first case")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("one_case"):
+        by_name = sorted(items, key=lambda item: item.nodeid)
+        first = {item.nodeid.partition("[")[0]: item for item in reversed(by_name)}
+        chosen = set(first.values())
+        items[:] = [item for item in items if item in chosen]
+
+
 CALLBACK = "http://testserver/ilert/callback/"
 AccountFactory = Callable[..., ConnectedAccount]
 People = Callable[..., list[ConnectedAccount]]

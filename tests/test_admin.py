@@ -97,13 +97,6 @@ def test_no_page_shows_a_token(root: Client, account: ConnectedAccount, number: 
     assert "ciphertext" not in shown
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_an_account_that_cannot_be_read_breaks_no_page(
-    root: Client, account: ConnectedAccount, number: int
-) -> None:
-    assert "grace @ acme" in page(root, pages_of(spoil(account))[number])
-
-
 def test_nobody_adds_an_account(root: Client, account: ConnectedAccount) -> None:
     assert f"{LIST}add/" not in page(root)
     assert root.get(f"{LIST}add/").status_code == 403
@@ -198,7 +191,7 @@ def test_the_number_of_queries_does_not_grow_with_the_list(
 
     monkeypatch.setattr(crypto, "key_number", count)
     counts = []
-    for total in (10, 10_000):
+    for total in (10, 300):
         fill_up(account, total)
         opened.clear()
         with CaptureQueriesContext(connection) as queries:
@@ -946,6 +939,8 @@ def test_a_row_whose_key_is_lost_says_so_on_every_page(
     spoil(account)
     assert "cannot be read: reconnect" in page(root)
     assert "cannot be read: reconnect" in page(root, f"{LIST}{account.pk}/change/")
+    for path in pages_of(account):
+        assert "grace @ acme" in page(root, path)
 
 
 # Deleting

@@ -163,7 +163,7 @@ def test_a_terminal_shows_no_bar_where_it_would_be_in_the_way(
 
 
 def test_a_name_that_is_taken_is_told_and_changes_nothing(people: People, ilert: StandIn) -> None:
-    first, second = people(2)
+    first, _second = people(2)
     ilert.add_fault("token_info", named("user-1"))
     run = Run("--concurrency=1")
     assert run.err == f"Account {first.pk} was not checked: identity_taken\n"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import subprocess
@@ -535,12 +534,19 @@ USELESS: dict[str, bytes] = {
 }
 
 
-@each_call_with_response
 @pytest.mark.parametrize("body", USELESS.values(), ids=USELESS)
 def test_what_is_no_json_object_is_an_unusable_response(
-    responding: Responding, call: Call, body: bytes
+    responding: Responding, body: bytes
 ) -> None:
     responding(body)
+    assert unavailable().code == "unusable_response"
+
+
+@each_call_with_response
+def test_a_page_is_an_unusable_response_whatever_was_asked(
+    responding: Responding, call: Call
+) -> None:
+    responding(b"<!doctype html><p>Welcome")
     assert unavailable(call).code == "unusable_response"
 
 
@@ -564,27 +570,6 @@ def test_an_error_told_with_status_200_ends_no_grant(responding: Responding) -> 
     assert unavailable().code == "unusable_response"
 
 
-@pytest.mark.parametrize("call", [CALLS["refresh"], CALLS["current_user"]])
-@pytest.mark.parametrize("status", [200, 307])
-def test_ten_megabytes_are_not_read_to_their_end(
-    responding: Responding, call: Call, status: int
-) -> None:
-    long = (
-        json.dumps(ilert_guide.TOKEN_ANSWER | ilert_guide.TOKEN_INFO).encode() + b" " * 10_000_000
-    )
-    transport = responding(long, status, Location="/")
-    assert unavailable(call).code == "unusable_response"
-    assert 0 < transport.body.taken < 2_000_000
-
-
-@pytest.mark.parametrize("status", [200, 307])
-def test_a_gzip_bomb_is_not_unpacked_to_its_end(responding: Responding, status: int) -> None:
-    bomb = gzip.compress(b" " * 40_000_000, compresslevel=9)
-    transport = responding(bomb, status, Content_Encoding="gzip", Location="/")
-    assert unavailable().code == "unusable_response"
-    assert 0 < transport.body.taken < len(bomb) / 2
-
-
 # Errors that ilert names
 
 DOCUMENTED = {
@@ -594,9 +579,6 @@ DOCUMENTED = {
     "unsupported_grant_type": 400,
     "invalid_grant": 401,
 }
-
-
-RFC_6750 = ["invalid_token", "insufficient_scope"]
 
 
 @each_call
@@ -610,9 +592,14 @@ def test_each_documented_code_is_a_rejection(
 
 
 @pytest.mark.parametrize(
-    "code", [*DOCUMENTED, "invalid_client", "invalid_token", "insufficient_scope"]
+    ("code", "status"),
+    [
+        *DOCUMENTED.items(),
+        ("invalid_client", 403),
+        ("invalid_token", 404),
+        ("insufficient_scope", 422),
+    ],
 )
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_the_code_is_found_in_error_too_and_at_any_4xx(
     responding: Responding, code: str, status: int
 ) -> None:
@@ -653,8 +640,10 @@ def test_trouble_at_ilert_is_transient(responding: Responding, code: str, status
     assert unavailable().code == "server_error"
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
-@pytest.mark.parametrize("body", [b"<h1>Bad gateway", b"", b'{"code": "invalid_grant"}'])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(500, b""), (502, b"<h1>Bad gateway"), (503, b'{"code": "invalid_grant"}'), (599, b"[]")],
+)
 def test_a_5xx_is_transient_whatever_it_says(
     responding: Responding, status: int, body: bytes
 ) -> None:
@@ -670,9 +659,15 @@ def test_a_5xx_is_transient_whatever_was_asked(responding: Responding, call: Cal
 
 
 @pytest.mark.parametrize(
-    "body", [b"<h1>Forbidden", b"", b"[]", b"{}", b'{"error": {"code": "invalid_grant"}}']
+    ("status", "body"),
+    [
+        (400, b"[]"),
+        (401, b"{}"),
+        (403, b"<h1>Forbidden"),
+        (403, b'{"error": {"code": "invalid_grant"}}'),
+        (404, b""),
+    ],
 )
-@pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_a_4xx_without_a_code_is_transient(
     responding: Responding, status: int, body: bytes
 ) -> None:

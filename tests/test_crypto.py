@@ -108,12 +108,15 @@ def test_another_secret_key_changes_nothing(settings: Any) -> None:
     assert opens(ciphertext)
 
 
-@pytest.mark.parametrize("ciphertext", ["", "x", TOKEN, "ä", STORED[:-1], STORED[1:]])
+@pytest.mark.parametrize("ciphertext", ["", "x", TOKEN, "ä", STORED[:-9], STORED[1:]])
 def test_what_is_no_ciphertext_raises_and_is_not_returned(ciphertext: str) -> None:
     with pytest.raises(TokenDecryptionError) as caught:
         crypto.decrypt(ciphertext, PLACE)
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
-    assert TOKEN not in str(caught.value)
+    assert str(caught.value) == (
+        "No key in ILERT_OAUTH_ENCRYPTION_KEYS opens this token. Put the key that encrypted it "
+        "back into the list, or have the user reconnect."
+    )
 
 
 def test_a_token_that_is_no_text_is_in_no_error() -> None:
@@ -136,3 +139,20 @@ def test_the_error_and_its_frames_show_neither_a_key_nor_a_token() -> None:
     assert "crypto.py" in shown
     assert KEY not in shown
     assert TOKEN not in shown
+
+
+def test_a_ciphertext_is_told_by_the_number_of_the_key_that_opens_it(settings: Any) -> None:
+    old = encrypted()
+    settings.ILERT_OAUTH_ENCRYPTION_KEYS = [Fernet.generate_key().decode(), KEY]
+    numbers = [crypto.key_number(ciphertext, PLACE) for ciphertext in (encrypted(), old, "x")]
+    assert numbers == [1, 2, 0]
+
+
+def test_a_rotation_brings_a_token_under_the_first_key_and_leaves_it_there(settings: Any) -> None:
+    settings.ILERT_OAUTH_ENCRYPTION_KEYS = [Fernet.generate_key().decode(), KEY]
+    rotated = crypto.rotate(STORED, PLACE)
+    assert crypto.key_number(rotated, PLACE) == 1
+    assert opens(rotated)
+    assert crypto.rotate(rotated, PLACE) == rotated
+    with pytest.raises(TokenDecryptionError):
+        crypto.rotate(STORED, (UUID, "access_token"))

@@ -250,7 +250,8 @@ def test_what_the_caller_is_handling_keeps_its_frames(
         handled, frames = error, error.__traceback__
         with pytest.raises(httpx.TransportError) as raised:
             request_(account, "GET", "/api/users/current")
-    assert frames and handled.__traceback__
+    assert frames
+    assert handled.__traceback__
     assert raised.value.__context__ is handled
 
 

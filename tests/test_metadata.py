@@ -75,6 +75,13 @@ def test_ruff_is_of_one_release() -> None:
     assert len(set(re.findall(r"ruff==([\d.]+)", TOX + HOOKS))) == 1
 
 
+@pytest.mark.parametrize("tool", ["django-upgrade", "djade", "typos"])
+def test_tox_and_the_hooks_use_the_same_release(tool: str) -> None:
+    [release] = re.findall(rf"^    {tool}==([\d.]+)", TOX, re.MULTILINE)
+    [revision] = re.findall(rf"/{tool}(?:-pre-commit)?\n    rev: v?([\d.]+)", HOOKS)
+    assert release == revision
+
+
 @pytest.mark.parametrize("revision", re.findall(r"rev: (.+)", HOOKS))
 def test_hooks_are_pinned(revision: str) -> None:
     assert re.fullmatch(r"v?\d+(\.\d+)+", revision)

@@ -412,18 +412,18 @@ def test_another_ilert_tenant_or_person_is_another_account(
     assert make().pk != make(**other).pk
 
 
-LOOK_ALIKES = [
+LOOK_ALIKE = [
     {column: look_alike}
-    for column, look_alikes in {
+    for column, ones in {
         "api_url": ["https://API.ilert.com", "https://api.ilert.com "],
         "tenant_id": ["Acme", "acmé", "acme ", "ａcme"],
         "username": ["Grace", "gráce", "grace ", "ｇrace"],
     }.items()
-    for look_alike in look_alikes
+    for look_alike in ones
 ]
 
 
-@pytest.mark.parametrize("other", LOOK_ALIKES, ids=str)
+@pytest.mark.parametrize("other", LOOK_ALIKE, ids=str)
 def test_names_that_only_look_alike_are_told_apart(make: Make, other: dict[str, str]) -> None:
     first, second = make(), make(**other)
     [(column, value)] = other.items()
@@ -431,7 +431,7 @@ def test_names_that_only_look_alike_are_told_apart(make: Make, other: dict[str, 
     assert ConnectedAccount.objects.get(**{column: getattr(first, column)}) == first
 
 
-@pytest.mark.parametrize("other", LOOK_ALIKES, ids=str)
+@pytest.mark.parametrize("other", LOOK_ALIKE, ids=str)
 def test_a_look_alike_is_stored_once_whichever_way_it_is_written(
     make: Make, other: dict[str, str]
 ) -> None:
@@ -522,8 +522,11 @@ STALE: dict[str, Callable[[ConnectedAccount], ConnectedAccount]] = {
 
 
 @pytest.mark.parametrize("change", [refresh_elsewhere, disconnect_elsewhere])
-@pytest.mark.parametrize("read", STALE.values(), ids=STALE)
-@pytest.mark.parametrize("options", [{}, {"using": "default"}])
+@pytest.mark.parametrize(
+    ("read", "options"),
+    [*((read, {}) for read in STALE.values()), (reread, {"using": "default"})],
+    ids=[*STALE, "read, saved by name"],
+)
 def test_a_stale_object_brings_nothing_back(
     make: Make,
     read: Callable[[ConnectedAccount], ConnectedAccount],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -502,8 +503,7 @@ def test_headings_begin_with_one_h1_and_skip_no_level(pages: dict[str, Page]) ->
         levels = [int(e.tag[1]) for e in page.elements if re.fullmatch("h[1-6]", e.tag)]
         assert levels.count(1) == 1, name
         assert levels[0] == 1, name
-        steps = zip(levels, levels[1:], strict=False)
-        assert all(after - before <= 1 for before, after in steps), name
+        assert all(after - before <= 1 for before, after in pairwise(levels)), name
 
 
 def test_ids_are_used_once_and_what_is_referred_to_is_there(pages: dict[str, Page]) -> None:

@@ -45,7 +45,8 @@ def whole(name: str, session: IlertSession) -> list[Any]:
     first = session.get(path, params={"max-results": size})
     place = {"cursor": first.headers.get("next-cursor"), "start-index": size}
     rest = session.get(path, params={"max-results": size, **place})
-    assert len(first.json()) == size and 0 < len(rest.json()) < size
+    assert len(first.json()) == size
+    assert 0 < len(rest.json()) < size
     return [*first.json(), *rest.json()]
 
 

@@ -265,7 +265,8 @@ def environments() -> set[str]:
     """Of tox.ini, with each name that braces stand for."""
     config = configparser.ConfigParser(interpolation=None)
     config.read(ROOT / "tox.ini")
-    listed = config["tox"]["env_list"].split()
+    labels = re.findall(r"= (.+)", config["tox"]["labels"])
+    listed = re.split(r",?\s+", " ".join([config["tox"]["env_list"].strip(), *labels]))
     headings = [section.removeprefix("testenv:") for section in config.sections()]
     return {name for pattern in [*listed, *headings] for name in spelt_out(pattern)}
 
@@ -286,7 +287,7 @@ def test_an_environment_of_tox_that_is_named_exists(name: str) -> None:
 def test_the_requirements_are_those_that_are_tested_and_installed() -> None:
     told = readme.section("Requirements")
     pairs = set()
-    for pythons, djangos in re.findall(r"Python ([^;]*?) with Django ([\d., or]+)", told.astext()):
+    for pythons, djangos in re.findall(r"Python\s([^;]*?) with Django ([\d., or]+)", told.astext()):
         for python in re.findall(r"3\.\d+", pythons):
             for django in re.findall(r"\d\.\d", djangos):
                 pairs.add(f"py{python}-django{django}".replace(".", ""))

@@ -260,7 +260,8 @@ def test_a_message_that_quotes_the_token_does_not_keep_a_piece_of_it(
     fake_ilert.answer("GET", PATH, status=400, json={"message": f"Bad {quoted}, sorry"})
     message = error_of(session).message
     assert not [piece for piece in pieces(token) if piece in message]
-    assert message.startswith("Bad …") and message.endswith(", sorry")
+    assert message.startswith("Bad …")
+    assert message.endswith(", sorry")
 
 
 def test_no_field_keeps_a_piece_of_the_token(session: IlertSession, fake_ilert: FakeIlert) -> None:

@@ -60,6 +60,8 @@ RESOURCES = [
         ("source:r", "source:rw", False),
         ("source:w", "source:wd", False),
         (":w", "source", False),
+        ("a:b:w", "a:b:r", True),
+        ("a:b:w", "a", False),
     ],
 )
 def test_a_higher_level_covers_the_lower_ones(granted: str, required: str, holds: bool) -> None:
@@ -69,6 +71,10 @@ def test_a_higher_level_covers_the_lower_ones(granted: str, required: str, holds
 @pytest.mark.parametrize("required", [["source:r", "profile"], ["source:r profile"]])
 def test_scopes_come_as_text_or_as_list(required: list[str]) -> None:
     assert scopes.covers(["profile source:w"], required)
+
+
+def test_what_is_missing_is_named_as_it_is_asked_for() -> None:
+    assert scopes.missing("source:w", "source:r team:w alert") == ["team:w", "alert"]
 
 
 @pytest.mark.parametrize(

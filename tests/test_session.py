@@ -376,8 +376,10 @@ def test_a_web_request_does_not_hold_its_thread_for_a_long_wait(
     assert pauses == []
 
 
-@pytest.mark.parametrize("status", [502, 503, 504])
-@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [("GET", 502), ("HEAD", 503), ("OPTIONS", 504), ("PUT", 502), ("DELETE", 503)],
+)
 def test_a_gateway_error_is_waited_out_for_idempotent_methods(
     far_account: ConnectedAccount, script: Script, pauses: list[float], method: str, status: int
 ) -> None:
@@ -571,7 +573,7 @@ ELSEWHERE = ["https://other.test/", "http://ilert.test/", "https://ilert.test:84
 
 
 @pytest.mark.parametrize("elsewhere", ELSEWHERE)
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("status", [302, 307])
 @pytest.mark.parametrize("body", [b"private body", lambda: io.BytesIO(b"private body")])
 def test_nothing_of_the_request_follows_a_redirect_elsewhere(
     far_account: ConnectedAccount, script: Script, elsewhere: str, status: int, body: Any
@@ -750,60 +752,6 @@ def test_what_is_handed_out_holds_no_token(
         replies
     )
     assert b"first-token" not in handed_out(response)
-
-
-def frames(error: BaseException | None) -> Iterator[Any]:
-    """Those of the error and of all that it holds."""
-    if isinstance(error, BaseException):
-        trace = error.__traceback__
-        while trace:
-            yield trace.tb_frame
-            trace = trace.tb_next
-        for inner in (error.__cause__, error.__context__, getattr(error, "reason", None)):
-            yield from frames(inner)
-        for inner in error.args:
-            yield from frames(inner)
-
-
-def test_the_frames_of_an_error_show_no_token(make_account: AccountFactory, settings: Any) -> None:
-    settings.ILERT_OAUTH_API_URL = "http://127.0.0.1:9"
-    account = make_account(access_token="first-token")
-    with IlertSession(account) as session, pytest.raises(requests.ConnectionError) as raised:
-        session.get("/api/alerts")
-    shown = [
-        f"{value!r} {getattr(value, 'headers', '')}"
-        for frame in frames(raised.value)
-        if frame.f_code.co_filename != __file__
-        for value in frame.f_locals.values()
-    ]
-    assert shown
-    assert not [text for text in shown if "first-token" in text]
-
-
-def test_a_pickled_response_is_a_response(far_account: ConnectedAccount, script: Script) -> None:
-    script(Reply(404, body={"code": "NOT_FOUND"}))
-    with IlertSession(far_account) as session:
-        kept = pickle.loads(pickle.dumps(session.get("/api/alerts")))  # noqa: S301
-    with pytest.raises(IlertHTTPError) as raised:
-        kept.raise_for_status()
-    assert raised.value.code == "NOT_FOUND"
-
-
-def test_the_request_of_an_error_holds_no_token(
-    far_account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Unreachable(ScriptedAdapter):
-        def send(self, request: Any, *args: Any, **kwargs: Any) -> requests.Response:
-            assert "first-token" in request.headers["Authorization"]
-            raise requests.ConnectionError("lost", request=request)
-
-    monkeypatch.setitem(transport.adapters, ILERT, Unreachable())
-    with IlertSession(far_account) as session, pytest.raises(requests.ConnectionError) as raised:
-        session.get("/api/alerts")
-    request = raised.value.request
-    assert isinstance(request, requests.PreparedRequest)
-    assert request.url == ILERT + "/api/alerts"
-    assert "Authorization" not in request.headers
 
 
 @pytest.mark.parametrize("refuse", [pickle.dumps, copy.copy, copy.deepcopy])

@@ -181,5 +181,5 @@ def test_the_button_escapes_its_address(user: User) -> None:
 @pytest.mark.parametrize("context", [{}, {"request": "text"}])
 def test_without_the_request_each_tag_says_what_it_needs(tag: str, context: Any) -> None:
     template = Template("{% load ilert_oauth %}{% " + tag + " %}")
-    with pytest.raises(ImproperlyConfigured, match="context_processors.request"):
+    with pytest.raises(ImproperlyConfigured, match=r"context_processors\.request"):
         template.render(Context(context))

@@ -49,7 +49,8 @@ def disconnect(
         return
     for _ in range(MAX_ATTEMPTS - 1):
         with suppress(OperationalError):
-            return _disconnect(account, reason, request)
+            _disconnect(account, reason, request)
+            return
     _disconnect(account, reason, request)
 
 

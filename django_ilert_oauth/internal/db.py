@@ -99,8 +99,8 @@ def update_row(
     connection = connections[using]
     table = connection.ops.quote_name(row._meta.db_table)
     assignments, new = _equations(row, values, connection)
-    wheres, old = _equations(row, {"id": row.pk, **conditions}, connection)
-    query = f"UPDATE {table} SET {', '.join(assignments)} WHERE {' AND '.join(wheres)}"  # noqa: S608
+    clauses, old = _equations(row, {"id": row.pk, **conditions}, connection)
+    query = f"UPDATE {table} SET {', '.join(assignments)} WHERE {' AND '.join(clauses)}"  # noqa: S608
     parameters = [*new, *old]
     if connection.vendor == "postgresql":
         query += f" AND id = (SELECT id FROM {table} WHERE id = %s FOR NO KEY UPDATE SKIP LOCKED)"  # noqa: S608

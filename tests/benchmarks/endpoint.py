@@ -27,7 +27,8 @@ def running() -> Iterator[str]:
     """Yields its URL."""
     pipe = subprocess.PIPE
     with subprocess.Popen(PROGRAM, stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
         process.stdin.close()
 

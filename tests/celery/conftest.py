@@ -28,6 +28,7 @@ from tests.support.request_gate import RequestGate
 from tests.support.require_services import address_of, answers
 
 ROOT = Path(__file__).parents[2]
+CELERY_WORKER = [sys.executable, "-m", "celery", "-A", "tests.support.celery_worker", "worker"]
 BOTH = ["redis://127.0.0.1:6379/0", "amqp://guest:guest@127.0.0.1:5672//"]
 BROKERS = [os.environ["CELERY_BROKER_URL"]] if "CELERY_BROKER_URL" in os.environ else BOTH
 
@@ -119,8 +120,7 @@ class Workers:
         quiet = "--without-mingle --without-gossip --without-heartbeat"
         with (self.folder / f"{name}.log").open("wb") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "tests.support.celery_worker", "worker"]
-                + f"{options} {quiet}".split(),
+                [*CELERY_WORKER, *f"{options} {quiet}".split()],
                 cwd=ROOT,
                 env=self.environment | {"FLEET_WORKER": name},
                 stdout=log,

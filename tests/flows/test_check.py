@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-import requests
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
@@ -26,7 +25,7 @@ from django_ilert_oauth.models import ConnectedAccount, Status
 from django_ilert_oauth.oauth import client, transport
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
-from tests.support.other_callers import Acting, beside, stored_tokens
+from tests.support.other_callers import Acting, stored_tokens
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -217,22 +216,13 @@ def test_a_refresh_under_way_is_not_in_the_way(
     assert str(ConnectedAccount.objects.get()) == "hopper @ acme"
 
 
-class Restless(HTTPAdapter):
-    """Each time that ilert is asked whose a token is, the account is refreshed elsewhere."""
-
-    def send(
-        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
-    ) -> requests.Response:
-        response = super().send(request, *args, **kwargs)
-        if request.path_url == client.TOKEN_INFO_PATH:
-            beside(lambda: flows.refresh(ConnectedAccount.objects.get(), force=True))
-        return response
-
-
 def test_an_account_that_keeps_changing_is_given_up_for_now(
     account: ConnectedAccount, ilert: StandIn, mount: Callable[[HTTPAdapter], None]
 ) -> None:
-    mount(Restless())
+    def refresh() -> None:
+        flows.refresh(ConnectedAccount.objects.get(), force=True)
+
+    mount(Acting(after=refresh, path=client.TOKEN_INFO_PATH, every_time=True))
     ilert.add_fault("token_info", named(username="hopper"), times=None)
     with pytest.raises(IlertUnavailableError) as caught:
         flows.check(account)
@@ -314,7 +304,10 @@ def test_a_token_that_stays_inactive_is_told(account: ConnectedAccount, ilert: S
 def test_an_account_that_has_changed_meanwhile_is_not_called_inactive(
     account: ConnectedAccount, ilert: StandIn, mount: Callable[[HTTPAdapter], None]
 ) -> None:
-    mount(Restless())
+    def refresh() -> None:
+        flows.refresh(ConnectedAccount.objects.get(), force=True)
+
+    mount(Acting(after=refresh, path=client.TOKEN_INFO_PATH, every_time=True))
     ilert.add_fault("token_info", INACTIVE, times=2)
     with pytest.raises(IlertRejectedError):
         flows.check(account)

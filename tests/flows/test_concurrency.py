@@ -40,7 +40,7 @@ def slow(ilert: StandIn) -> None:
 
 @pytest.fixture
 def acting(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Callable[..., None]:
-    def mount(**acts: Callable[[], object]) -> None:
+    def mount(**acts: Any) -> None:
         monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, Acting(**acts))
 
     return mount

@@ -33,8 +33,7 @@ from django_ilert_oauth.oauth import client, transport
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import CALLBACK, AccountFactory
-from tests.security.test_ways_in import Late
-from tests.support.other_callers import Acting, beside
+from tests.support.other_callers import Acting
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -288,7 +287,7 @@ def grant_ends_as_a_whole(
         ilert.revoke_app("acme", "grace")
         ilert.expire_access_tokens()
 
-    late = Late(client.REVOKE_PATH, end)
+    late = Acting(after=end, path=client.REVOKE_PATH, every_time=True)
     monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, late)
     return ilert
 
@@ -348,7 +347,9 @@ def test_a_question_without_a_response_costs_no_connect(
     ilert: StandIn, make_request: RequestMaker, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish(make_request, flows.start_connect(make_request()))
-    late = Late(client.REVOKE_PATH, lambda: ilert.add_fault("token_info", Fault(status=500)))
+    late = Acting(
+        after=lambda: ilert.add_fault("token_info", Fault(status=500)), path=client.REVOKE_PATH
+    )
     monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, late)
     account = finish(make_request, flows.start_connect(make_request()))
     assert (account.status, questions(ilert)) == (Status.CONNECTED, 3)
@@ -366,7 +367,7 @@ def test_what_another_caller_has_made_of_the_account_meanwhile_stands(
         ConnectedAccount.objects.update(access_token_ciphertext="of-another-caller")
 
     finish(make_request, flows.start_connect(make_request()))
-    late = Late(client.REVOKE_PATH, lambda: beside(end_and_refresh_elsewhere))
+    late = Acting(after=end_and_refresh_elsewhere, path=client.REVOKE_PATH)
     monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, late)
     with pytest.raises(ReconnectRequiredError):
         finish(make_request, flows.start_connect(make_request()))
@@ -390,34 +391,6 @@ def test_two_people_of_ilert_are_two_accounts(ilert: StandIn, make_request: Requ
     assert ConnectedAccount.objects.count() == 2
 
 
-def test_a_reload_of_the_callback_returns_the_account_without_a_request(
-    ilert: StandIn, make_request: RequestMaker
-) -> None:
-    callback = authorize(flows.start_connect(make_request()))
-    request = make_request(callback)
-    account = flows.finish_connect(request)
-    request.session.save()
-    before = len(ilert.requests)
-    assert flows.finish_connect(make_request(callback)) == account
-    assert len(ilert.requests) == before
-
-
-def test_a_reload_after_the_account_is_gone_is_refused(
-    ilert: StandIn, make_request: RequestMaker
-) -> None:
-    callback = authorize(flows.start_connect(make_request()))
-    flows.finish_connect(make_request(callback)).delete()
-    with pytest.raises(StateError):
-        flows.finish_connect(make_request(callback))
-
-
-def test_a_user_who_says_no_connects_nothing(ilert: StandIn, make_request: RequestMaker) -> None:
-    with pytest.raises(AuthorizationDeniedError) as caught:
-        finish(make_request, flows.start_connect(make_request()), allow=False)
-    assert caught.value.code == "access_denied"
-    assert ilert.token_requests == []
-
-
 def test_an_error_code_that_is_not_documented_is_not_repeated(
     ilert: StandIn, make_request: RequestMaker
 ) -> None:
@@ -425,47 +398,6 @@ def test_an_error_code_that_is_not_documented_is_not_repeated(
     with pytest.raises(AuthorizationDeniedError) as caught:
         flows.finish_connect(make_request(f"/?error=%3Cb%3E&state={state}"))
     assert caught.value.code == "unknown_error"
-
-
-def test_a_callback_without_a_code_makes_no_request(
-    ilert: StandIn, make_request: RequestMaker
-) -> None:
-    state = parameters(flows.start_connect(make_request()))["state"]
-    with pytest.raises(AuthorizationDeniedError):
-        flows.finish_connect(make_request(f"/?state={state}"))
-    assert ilert.token_requests == []
-
-
-@pytest.mark.parametrize("query", ["", "state=", "state=forged&code=x", "code=x"])
-def test_a_state_that_was_not_made_here_makes_no_request(
-    ilert: StandIn, make_request: RequestMaker, query: str
-) -> None:
-    flows.start_connect(make_request())
-    with pytest.raises(StateError):
-        flows.finish_connect(make_request(f"/?{query}"))
-    assert ilert.requests == []
-
-
-def test_the_state_of_another_user_in_the_same_session_is_refused(
-    ilert: StandIn, make_request: RequestMaker
-) -> None:
-    callback = authorize(flows.start_connect(make_request()))
-    other = User.objects.create_user("other")
-    with pytest.raises(StateError):
-        flows.finish_connect(make_request(callback, user=other))
-    assert ilert.token_requests == []
-
-
-def test_a_state_is_used_up_before_the_code_is_sent(
-    ilert: StandIn, make_request: RequestMaker
-) -> None:
-    ilert.add_fault("token", Fault(drop=True))
-    callback = authorize(flows.start_connect(make_request()))
-    with pytest.raises(IlertUnavailableError):
-        flows.finish_connect(make_request(callback))
-    with pytest.raises(StateError):
-        flows.finish_connect(make_request(callback))
-    assert len(ilert.token_requests) == 1
 
 
 each_fault = pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from django_ilert_oauth.models import ConnectedAccount, Status
 from django_ilert_oauth.oauth import transport
 from ilert_standin import Fault, StandIn
 from tests.support.other_callers import Acting, beside, lapse_leases, stored, stored_tokens
-from tests.support.programs.caller import Caller, callers
+from tests.support.programs.caller import callers
+from tests.support.site_processes import SiteProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -26,7 +27,7 @@ def short_lease(settings: Any) -> None:
     settings.ILERT_OAUTH_TIMEOUT = (0.1, 10)
 
 
-def stop_under_way(process: Caller, ilert: StandIn) -> None:
+def stop_under_way(process: SiteProcess, ilert: StandIn) -> None:
     """Its request has arrived and is not answered."""
     ilert.add_fault("token", Fault(delay=1))
     process.go()
@@ -36,12 +37,12 @@ def stop_under_way(process: Caller, ilert: StandIn) -> None:
     assert [request.status for request in ilert.token_requests] == [0]
 
 
-def stop_before(process: Caller, _ilert: StandIn) -> None:
+def stop_before(process: SiteProcess, _ilert: StandIn) -> None:
     process.go()
     process.until("before")
 
 
-def stop_after(process: Caller, _ilert: StandIn) -> None:
+def stop_after(process: SiteProcess, _ilert: StandIn) -> None:
     process.go()
     process.until("after")
 
@@ -58,7 +59,7 @@ def test_a_killed_holder_leaves_an_account_that_the_next_caller_refreshes(
     expired_account: ConnectedAccount,
     ilert: StandIn,
     hold: str,
-    stop: Callable[[Caller, StandIn], None],
+    stop: Callable[[SiteProcess, StandIn], None],
 ) -> None:
     with callers(expired_account, hold=hold) as [holder]:
         stop(holder, ilert)
@@ -95,7 +96,7 @@ def test_a_holder_that_slept_through_its_lease_before_the_request_writes_nothing
     assert [request.status for request in ilert.token_requests] == [200, 401]
 
 
-def assert_writes_nothing_on_waking(sleeper: Caller, account: ConnectedAccount) -> None:
+def assert_writes_nothing_on_waking(sleeper: SiteProcess, account: ConnectedAccount) -> None:
     sleeper.signal(signal.SIGSTOP)
     lapse_leases()
     token = flows.get_access_token(account)

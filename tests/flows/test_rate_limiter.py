@@ -103,7 +103,7 @@ def test_0_is_no_limit(clock: Clock) -> None:
 
 
 def test_a_limit_below_0_is_refused() -> None:
-    with pytest.raises(ValueError, match="per_minute"):
+    with pytest.raises(ValueError, match=r"^per_minute must be at least 0; 0 is no limit\.$"):
         RateLimiter(-1)
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -23,9 +22,8 @@ NEW = "n9SOr2BMbgmqLgR6nhSKYh2Y9XRyNfl_C_kC-sWmSRE="
 
 
 @pytest.fixture
-def new_key(settings: Any) -> Iterator[None]:
+def new_key(settings: Any) -> None:
     settings.ILERT_OAUTH_ENCRYPTION_KEYS = [NEW, *settings.ILERT_OAUTH_ENCRYPTION_KEYS]
-    yield
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.support.site_processes import site_process, work_off_tasks
 from .conftest import MakeDue, lost, refreshed
 
 pytest.importorskip("django_tasks_db")
-from django_ilert_oauth.background import refresh_expiring_tokens  # noqa: E402
+from django_ilert_oauth.background import refresh_expiring_tokens
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,7 +11,7 @@ from django.db import DataError, InterfaceError, InternalError, OperationalError
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import IlertUnavailableError
-from django_ilert_oauth.flows import _lease, _storing
+from django_ilert_oauth.flows import _storing
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth import transport
 from ilert_standin import StandIn
@@ -81,11 +81,8 @@ def test_while_nothing_can_be_stored_nothing_is_asked_for(
     assert lost(ilert) == []
 
 
-def test_a_run_that_cannot_store_ends_and_says_so(
-    make_due: MakeDue, ilert: StandIn, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_lease, "STORING_SECONDS", 0.1)
-    settings.ILERT_OAUTH_TIMEOUT = (0.2, 0.3)
+@pytest.mark.usefixtures("impatient")
+def test_a_run_that_cannot_store_ends_and_says_so(make_due: MakeDue, ilert: StandIn) -> None:
     make_due(10)
     with failing(OperationalError, 10_000):
         result = flows.refresh_many(ConnectedAccount.objects.all(), concurrency=2, per_minute=0)

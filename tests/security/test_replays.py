@@ -134,15 +134,6 @@ def test_a_callback_again_is_refused_where_nothing_is_connected(
     assert len(ilert.token_requests) == 1
 
 
-def test_another_browser_of_the_same_user_is_refused(
-    visitor: Client, callback_url: str, user: User, ilert: StandIn
-) -> None:
-    elsewhere = Client()
-    elsewhere.force_login(user)
-    assert elsewhere.get(callback_url)["Location"] == ACCOUNTS
-    assert ilert.token_requests == []
-
-
 @pytest.mark.parametrize("kept_in", ["db", "signed_cookies"], indirect=True)
 @pytest.mark.parametrize("in_session", [True, False])
 def test_wherever_the_csrf_token_is_kept_and_whoever_lacks_its_cookie_a_user_can_connect(

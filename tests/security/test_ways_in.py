@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-import requests
 from django.contrib.auth.models import User
 from django.test import Client
-from django.utils import timezone
-from requests.adapters import HTTPAdapter
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import ReconnectRequiredError, TokenDecryptionError
 from django_ilert_oauth.models import (
-    AuthorizationRequest,
     ConnectedAccount,
     PendingRevocation,
     Status,
@@ -27,7 +22,7 @@ from django_ilert_oauth.oauth import client, transport
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import AccountFactory
-from tests.support.other_callers import beside
+from tests.support.other_callers import Acting
 from tests.support.raw_server import raw_server
 from tests.support.watched_site import ADMIN, CONNECT
 
@@ -59,52 +54,6 @@ def assert_nothing_came_of_it(ilert: StandIn) -> None:
 
 
 # State
-
-
-def test_another_session_of_the_same_user_cannot_finish(
-    user: User, callback_url: str, ilert: StandIn
-) -> None:
-    elsewhere = Client()
-    elsewhere.force_login(user)
-    elsewhere.post(CONNECT)
-    assert elsewhere.get(callback_url)["Location"] == ACCOUNTS
-    assert_nothing_came_of_it(ilert)
-
-
-def test_who_comes_back_after_more_than_ten_minutes_cannot_finish(
-    browser: Client, callback_url: str, ilert: StandIn
-) -> None:
-    AuthorizationRequest.objects.update(expires_at=timezone.now())
-    assert browser.get(callback_url)["Location"] == ACCOUNTS
-    assert_nothing_came_of_it(ilert)
-
-
-@pytest.mark.parametrize("who", ["someone else", "the same user"])
-def test_who_logs_out_and_in_again_in_between_cannot_finish(
-    browser: Client, user: User, callback_url: str, ilert: StandIn, who: str
-) -> None:
-    browser.logout()
-    browser.force_login(user if who == "the same user" else User.objects.create_user("other"))
-    assert browser.get(callback_url)["Location"] == ACCOUNTS
-    assert_nothing_came_of_it(ilert)
-
-
-def test_who_logs_in_over_another_user_cannot_finish_what_that_one_began(
-    browser: Client, callback_url: str, ilert: StandIn
-) -> None:
-    browser.force_login(User.objects.create_user("other"))
-    assert browser.get(callback_url)["Location"] == ACCOUNTS
-    assert_nothing_came_of_it(ilert)
-
-
-def test_a_request_of_an_attacker_in_the_browser_of_a_victim_connects_nothing(
-    callback_url: str, ilert: StandIn
-) -> None:
-    victim = Client()
-    victim.force_login(User.objects.create_user("victim"))
-    begin(victim)
-    assert victim.get(callback_url)["Location"] == ACCOUNTS
-    assert_nothing_came_of_it(ilert)
 
 
 def test_browsers_are_compared_in_constant_time(
@@ -268,40 +217,6 @@ def test_people_whose_names_only_look_alike_are_each_connected(
     assert {(a.tenant_id, a.username): a.access_token for a in accounts} == tokens
 
 
-# Redirects, over real HTTP from a flow to another server
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("endpoint", ["token", "token_info", "revoke"])
-def test_a_redirect_is_followed_by_no_flow(
-    account: ConnectedAccount,
-    ilert: StandIn,
-    django_capture_on_commit_callbacks: Any,
-    status: int,
-    endpoint: str,
-) -> None:
-    acts: dict[str, Any] = {
-        "token": lambda: flows.refresh(account, force=True),
-        "token_info": lambda: flows.check(account),
-        "revoke": lambda: flows.disconnect(account),
-    }
-    with raw_server(lambda *_: None) as elsewhere:
-        ilert.add_fault(endpoint, Fault(status, headers={"Location": elsewhere.url + "/taken"}))
-        with django_capture_on_commit_callbacks(execute=True):
-            error = error_of(acts[endpoint])
-        assert elsewhere.received == []
-    assert endpoint == "revoke" or getattr(error, "code", "") == "unusable_response"
-    assert ilert.live_refresh_tokens("acme", "grace") == 1
-
-
-def error_of(act: Any) -> Exception | None:
-    try:
-        act()
-    except Exception as error:
-        return error
-    return None
-
-
 # In between
 
 
@@ -319,7 +234,7 @@ def test_a_grant_that_is_renewed_while_it_is_ended_does_not_live_on(
         "disconnect": lambda: flows.disconnect(ConnectedAccount.objects.get()),
         "delete": lambda: ConnectedAccount.objects.get().delete(),
     }
-    late = Late(client.TOKEN_PATH, lambda: beside(end[ending]))
+    late = Acting(after=end[ending], path=client.TOKEN_PATH)
     monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, late)
     with pytest.raises(ReconnectRequiredError):
         flows.refresh(account, force=True)
@@ -349,20 +264,3 @@ def test_a_setting_that_is_missing_keeps_nobody_from_ending_a_grant(
     flows.disconnect(account)
     assert account.status == Status.DISCONNECTED
     assert PendingRevocation.objects.count() == 1
-
-
-class Late(HTTPAdapter):
-    """Something happens between an answer of one endpoint and its arrival."""
-
-    def __init__(self, path: str, act: Callable[[], object]) -> None:
-        super().__init__()
-        self._path = path
-        self._act = act
-
-    def send(
-        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
-    ) -> requests.Response:
-        response = super().send(request, *args, **kwargs)
-        if request.path_url == self._path:
-            self._act()
-        return response

@@ -25,7 +25,7 @@ def command(*arguments: str) -> list[str]:
 
 @contextmanager
 def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         command("--port", "0", *arguments), cwd=FOLDER, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
@@ -116,7 +116,7 @@ def test_ctrl_c_ends_it_quietly() -> None:
 def test_a_taken_port_is_told_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        result = subprocess.run(  # noqa: S603
+        result = subprocess.run(
             command("--port", port), cwd=FOLDER, capture_output=True, text=True, timeout=10
         )
     assert result.returncode == 2

@@ -119,7 +119,7 @@ def test_the_tokens_of_one_grant_share_its_id(rotating: StandIn, client: AppClie
 def test_the_ledger_has_no_grant_that_ended(
     rotating: StandIn, client: AppClient, clock: Clock
 ) -> None:
-    reused, revoked, removed = (connect(rotating, "acme", name) for name in ("a", "b", "c"))
+    reused, revoked, _removed = (connect(rotating, "acme", name) for name in ("a", "b", "c"))
     refresh(client, reused)
     client.refresh(reused)
     client.post("revoke", {"token": revoked})

@@ -8,7 +8,7 @@ from ilert_standin import browser
 from ilert_standin.oauth import challenge_of
 
 CLIENT_ID = "client-under-test"
-CLIENT_SECRET = "secret-under-test"  # noqa: S105
+CLIENT_SECRET = "secret-under-test"
 REDIRECT_URI = "http://127.0.0.1:8000/callback/"
 VERIFIER = "a-verifier-of-at-least-forty-three-characters"
 OAUTH = "/api/developers/oauth2"

@@ -24,9 +24,6 @@ needs_server = pytest.mark.skipif(
 needs_postgresql = pytest.mark.skipif(
     connection.vendor != "postgresql", reason="needs PostgreSQL: set DATABASE_URL"
 )
-needs_mariadb = pytest.mark.skipif(
-    connection.vendor != "mysql", reason="needs MariaDB: set DATABASE_URL"
-)
 
 #: What the servers send where they have no connection left.
 TOO_MANY_CONNECTIONS = {

@@ -71,9 +71,5 @@ def interrupted(endpoint: str, error: BaseException) -> Misbehaving:
     )
 
 
-def answering(endpoint: str, body: bytes, status: int = 200) -> Misbehaving:
-    return Misbehaving(endpoint, lambda _request: _response(body, status, {}))
-
-
 def _response(body: bytes, status: int, headers: Mapping[str, str]) -> HTTPResponse:
     return HTTPResponse(body=BytesIO(body), status=status, headers=headers, preload_content=False)

@@ -97,20 +97,37 @@ def copies(account: ConnectedAccount, count: int) -> list[ConnectedAccount]:
 
 
 class Acting(HTTPAdapter):
-    """Acts before the first request is sent, or once its answer has come; on no caller's thread."""
+    """Acts before the first request is sent, or once its response has come; on no caller's thread.
+
+    With ``path``, requests to others are not counted; with ``every_time``, it acts at each.
+    """
 
     def __init__(
         self,
         *,
         before: Callable[[], object] = lambda: None,
         after: Callable[[], object] = lambda: None,
+        path: str = "",
+        every_time: bool = False,
     ) -> None:
         super().__init__()
         self._acts = (before, after)
+        self._path = path
+        self._acts_again = every_time
+        self._has_acted = False
 
-    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
-        (before, after), self._acts = self._acts, (lambda: None, lambda: None)
+    def send(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> requests.Response:
+        if not self._is_meant(request):
+            return super().send(request, *args, **kwargs)
+        self._has_acted = True
+        before, after = self._acts
         beside(before)
-        response = super().send(*args, **kwargs)
+        response = super().send(request, *args, **kwargs)
         beside(after)
         return response
+
+    def _is_meant(self, request: requests.PreparedRequest) -> bool:
+        is_due = self._acts_again or not self._has_acted
+        return is_due and self._path in ("", request.path_url)

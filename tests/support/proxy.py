@@ -56,7 +56,8 @@ class TcpProxy:
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError):
             if self.refusal is not None:
-                return _refuse(client, self.refusal)
+                _refuse(client, self.refusal)
+                return
             self._is_closed.wait(self.delay)
             with socket.create_connection(self._target) as server:
                 self._connect(client, server)

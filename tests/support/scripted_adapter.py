@@ -32,19 +32,6 @@ class Seen:
     verify: Any
 
 
-class Body(BytesIO):
-    """Counts what is taken of it."""
-
-    taken = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        content = super().read(size)
-        self.taken += len(content)
-        return content
-
-    read1 = read
-
-
 class ScriptedAdapter(HTTPAdapter):
     """Answers each request with the next of its replies; the last one comes again and again."""
 
@@ -52,8 +39,6 @@ class ScriptedAdapter(HTTPAdapter):
         super().__init__()
         self._replies = list(replies) or [Reply()]
         self.seen: list[Seen] = []
-        #: Of the last response.
-        self.body = Body()
 
     def send(  # type: ignore[override]
         self, request: requests.PreparedRequest, **kwargs: Any
@@ -65,9 +50,8 @@ class ScriptedAdapter(HTTPAdapter):
         assert len(self.seen) < 200, "asks for ever"
         reply = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
         content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
-        self.body = Body(content)
         raw = HTTPResponse(
-            self.body, headers=reply.headers, status=reply.status, preload_content=False
+            BytesIO(content), headers=reply.headers, status=reply.status, preload_content=False
         )
         response: requests.Response = self.build_response(request, raw)
         return response

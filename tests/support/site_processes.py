@@ -21,11 +21,10 @@ from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import IlertOAuthError
 from django_ilert_oauth.flows import _lease, _storing
 from django_ilert_oauth.models import ConnectedAccount
-from tests.support.programs import caller
 
 PATIENCE = 60
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([caller.__name__, __name__])
+CONTEXT.set_forkserver_preload(["tests.support.programs.caller"])
 
 
 class SiteProcess:
@@ -40,11 +39,14 @@ class SiteProcess:
         self._process = CONTEXT.Process(target=_carry_out, args=order, daemon=True)
         self._process.start()
         far_end.close()
-        assert self._hear() == "ready"
+        self.until("ready")
 
     def go(self) -> SiteProcess:
         self._pipe.send("go")
         return self
+
+    def until(self, point: str) -> None:
+        assert self._hear() == point
 
     def result(self) -> Any:
         return self._hear()
@@ -88,9 +90,20 @@ def _carry_out(
     connections.settings["default"].update(database)
     for name, value in chosen.items():
         setattr(settings, name, value)
-    pipe.send("ready")
-    pipe.recv()
+    _to_the_test.append(pipe)
+    wait_at("ready")
     pipe.send(call(*args))
+
+
+#: In a process of the site.
+_to_the_test: list[Connection[Any, Any]] = []
+
+
+def wait_at(point: str) -> None:
+    """Until the test lets this process go on from there."""
+    [pipe] = _to_the_test
+    pipe.send(point)
+    pipe.recv()
 
 
 # What they do

@@ -15,7 +15,8 @@ class Command(BulkCommand):
         if not options["account"]:
             due = due.connected()
         if options["dry_run"]:
-            return self.show(due, options["limit"])
+            self.show(due, options["limit"])
+            return
         with stopped_by_signals() as (stop, received), self.bar(due, options) as on_progress:
             result = flows.check_many(
                 due,

@@ -48,7 +48,8 @@ class Command(BulkCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         due = self._due(options)
         if options["dry_run"]:
-            return self.show(due, options["limit"])
+            self.show(due, options["limit"])
+            return
         with stopped_by_signals() as (stop, received), self.bar(due, options) as on_progress:
             result = flows.refresh_many(
                 due,
