@@ -106,7 +106,7 @@ class Walkthrough:
     def _list_schedules(self) -> str:
         texts = self._site.open(SCHEDULES_PATH).texts
         names = [text for name, text in texts.items() if name.startswith("schedule-")]
-        _require(len(names) > 20, "they fit on one page of ilert's")
+        _require(len(names) > 20, "they are one page of ilert's")
         return f"{len(names)} found, by pages of 20, which is all that ilert allows"
 
     def _expire(self) -> str:

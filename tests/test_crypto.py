@@ -114,8 +114,8 @@ def test_what_is_no_ciphertext_raises_and_is_not_returned(ciphertext: str) -> No
         crypto.decrypt(ciphertext, PLACE)
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
     assert str(caught.value) == (
-        "No key in ILERT_OAUTH_ENCRYPTION_KEYS opens this token. Put the key that encrypted it "
-        "back into the list, or have the user reconnect."
+        "No key in ILERT_OAUTH_ENCRYPTION_KEYS opens this token. Put back the key that encrypted "
+        "it, or the row's api_url where that has changed, or have the user reconnect."
     )
 
 

@@ -58,7 +58,7 @@ def store(apps: Any, user: Any) -> tuple[int, int]:
 
 
 def encrypted(token: str, identity: uuid.UUID, name: str) -> str:
-    return crypto.encrypt(Secret(token), (str(identity), name))
+    return crypto.encrypt(Secret(token), (str(identity), API_URL, name))
 
 
 def test_what_the_first_migration_stored_is_there_after_the_last() -> None:

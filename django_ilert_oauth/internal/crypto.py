@@ -42,8 +42,8 @@ def decrypt(ciphertext: str, place: Place) -> Secret:
         if (token := _opened(ciphertext, fernet)) is not None:
             return token
     raise TokenDecryptionError(
-        "No key in ILERT_OAUTH_ENCRYPTION_KEYS opens this token. Put the key that encrypted it "
-        "back into the list, or have the user reconnect."
+        "No key in ILERT_OAUTH_ENCRYPTION_KEYS opens this token. Put back the key that encrypted "
+        "it, or the row's api_url where that has changed, or have the user reconnect."
     )
 
 
