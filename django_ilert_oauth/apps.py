@@ -8,7 +8,7 @@ from django.core import checks
 from django.db.models.signals import pre_delete
 from django.utils.translation import gettext_lazy as _
 
-from .checks import check_deployment, check_settings
+from .checks import check_clients, check_deployment, check_settings
 
 
 def end_grant(**kwargs: Any) -> None:
@@ -32,3 +32,4 @@ class IlertOAuthConfig(AppConfig):
         pre_delete.connect(end_grant, sender=self.get_model("ConnectedAccount"))
         checks.register(check_settings)
         checks.register(check_deployment, deploy=True)
+        checks.register(check_clients, checks.Tags.database)

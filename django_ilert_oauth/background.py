@@ -29,7 +29,8 @@ def refresh_expiring_tokens() -> dict[str, Any]:
     Returns the counts ``refreshed``, ``failed`` and ``revoked``, and ``stopped`` as of
     ``flows.refresh_many``.
     """
-    result = flows.refresh_many(_schedule.due(), limit=_schedule.requests_left())
+    due = _schedule.due()
+    result = flows.refresh_many(due, limit=_schedule.requests_left(due))
     revocations = flows.revoke_pending(limit=_schedule.MAX_REVOCATIONS)
     return {
         "refreshed": result.refreshed,

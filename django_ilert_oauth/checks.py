@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,12 +12,14 @@ from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, router
+from django.db import DatabaseError, connections, router, transaction
+from django.db.models import Count
 from django.urls import NoReverseMatch
 
-from .conf import NAMES, PREFIX, conf
-from .internal import scopes
+from .conf import NAMES, conf
+from .internal import scopes, setting_values
 from .internal.db import DatabaseTime
+from .internal.setting_values import PREFIX
 
 REQUIRED_APPS = ("django.contrib.auth", "django.contrib.messages", "django.contrib.sessions")
 
@@ -28,6 +31,13 @@ HINTS = {
         "print(Fernet.generate_key().decode())'"
     ),
 }
+MORE_HINTS = {
+    PREFIX + "CLIENTS": (
+        "Each client is a dict with CLIENT_ID and CLIENT_SECRET and, where they differ from those "
+        "of the flat settings, API_URL, APP_URL and TENANT_URL."
+    ),
+}
+DEFAULT_HINT = "Correct it, or leave it out for its default."
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -41,6 +51,33 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 def check_deployment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     return [*_plain_http(), *_redirect_uri_behind_proxy(), *_strict_cookies()]
+
+
+def check_clients(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """``check --database default``: it counts rows."""
+    accounts = apps.get_model("ilert_oauth", "ConnectedAccount")
+    alias = router.db_for_write(accounts)
+    if alias not in (databases or ()):
+        return []
+    # Before the first migration there is no table; what is malformed is said elsewhere.
+    with suppress(DatabaseError, ImproperlyConfigured), transaction.atomic(using=alias):
+        return list(_unknown_clients(accounts.objects.using(alias)))
+    return []
+
+
+def _unknown_clients(accounts: Any) -> Iterator[CheckMessage]:
+    held = accounts.exclude(status="disconnected").order_by("api_url", "client_id")
+    groups = held.values_list("api_url", "client_id").annotate(Count("pk"))
+    for api_url, client_id, count in groups:
+        if not conf.has_client(api_url, client_id):
+            yield Warning(
+                f"{count} of the accounts belong to the client {client_id} of {api_url}, which is "
+                "not configured: their tokens are neither used nor refreshed.",
+                hint="Add it to ILERT_OAUTH_CLIENTS, or have these users reconnect.",
+                id="ilert_oauth.W006",
+            )
 
 
 def _missing() -> Iterator[CheckMessage]:
@@ -57,7 +94,7 @@ def _malformed() -> Iterator[CheckMessage]:
             getattr(conf, name.removeprefix(PREFIX).lower())
         except ImproperlyConfigured as error:
             if getattr(settings, name, None) or name not in HINTS:
-                hint = HINTS.get(name, "Correct it, or leave it out for its default.")
+                hint = HINTS.get(name) or MORE_HINTS.get(name) or DEFAULT_HINT
                 yield Error(str(error), hint=hint, id="ilert_oauth.E002")
         except NoReverseMatch:
             yield Error(
@@ -123,14 +160,21 @@ def _naive_times() -> Iterator[CheckMessage]:
 
 
 def _plain_http() -> Iterator[CheckMessage]:
-    for name in ("APP_URL", "API_URL", "TENANT_URL", "REDIRECT_URI"):
-        url = getattr(settings, PREFIX + name, None)
+    for name in _addresses():
+        url = setting_values.get(name)
         if isinstance(url, str) and urlsplit(url).scheme == "http":
             yield Warning(
                 f"{PREFIX}{name} is a plain http address: codes and tokens could be read.",
                 hint="Let it begin with https://.",
                 id="ilert_oauth.W001",
             )
+
+
+def _addresses() -> Iterator[str]:
+    yield from ("APP_URL", "API_URL", "TENANT_URL", "REDIRECT_URI")
+    with suppress(ImproperlyConfigured):
+        for client in setting_values.client_names():
+            yield from (f"CLIENTS.{client}.{key}" for key in ("APP_URL", "API_URL", "TENANT_URL"))
 
 
 def _redirect_uri_behind_proxy() -> Iterator[CheckMessage]:

@@ -15,7 +15,8 @@ from .models import ConnectedAccount
 class ConnectForm(forms.Form):
     """``account`` is one of the user's own, to reconnect.
 
-    ``scopes`` is asked for besides the usual, where this site has signed it for this user.
+    ``scopes`` is asked for besides the usual, where this site has signed it for this user. The
+    client to connect by is signed with them.
     """
 
     account = forms.ModelChoiceField(
@@ -50,6 +51,11 @@ class ConnectForm(forms.Form):
     def asked_scopes(self) -> str:
         """Whether the form is valid or not."""
         return signed_scopes.unsign(self._user, self["scopes"].value() or "")
+
+    @property
+    def client(self) -> str:
+        """Whether the form is valid or not."""
+        return signed_scopes.unsign_client(self._user, self["scopes"].value() or "")
 
     def clean_scopes(self) -> str:
         return signed_scopes.unsign(self._user, self.cleaned_data["scopes"])

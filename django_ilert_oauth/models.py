@@ -16,6 +16,7 @@ from django.db.models.functions import Concat
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from .conf import conf
 from .internal import crypto, scopes
 from .internal.db import DatabaseTime, ExactCharField
 from .oauth.secret import Secret
@@ -75,6 +76,13 @@ class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
         )
         # The status stands in each branch, so that SQLite, too, takes an index for each.
         return self.filter(connected & access | connected & unknown | connected & grant)
+
+    def of_client(self, name: str) -> Self:
+        """Accounts whose grants were given to this client: ``"default"``, or a name in
+        ``ILERT_OAUTH_CLIENTS``. Raises ``ImproperlyConfigured`` where there is none.
+        """
+        client = conf.client(name)
+        return self.filter(api_url=client.api_url, client_id=client.client_id)
 
     def unleased(self) -> Self:
         """Those that no caller is refreshing right now."""

@@ -36,6 +36,7 @@ from .internal import account_selection, authorization_request, scopes, signed_s
 from .internal.error_messages import error_message
 from .internal.return_urls import connect_url, safe_next_url
 from .internal.rows import account_rows
+from .internal.setting_values import DEFAULT_CLIENT
 from .models import AuthorizationRequest, Status
 from .oauth.secret import Secret
 
@@ -135,6 +136,7 @@ def _url_at_ilert(request: HttpRequest, form: ConnectForm) -> str:
         next_url=form.cleaned_data["next"],
         tenant=form.cleaned_data.get("tenant"),
         account=form.cleaned_data["account"],
+        client=form.client,
     )
 
 
@@ -199,8 +201,15 @@ def _failed(
         scopes=scopes.missing(conf.scopes, found.requested_scope),
         next_url=safe_next_url(request, found.next_url),
         account=own.filter(uuid=uuid).first() if uuid else None,
+        client=_further_client(found),
     )
     return HttpResponseRedirect(url)
+
+
+def _further_client(found: AuthorizationRequest) -> str:
+    """Empty for the default, which a link need not name."""
+    name = conf.client_keys().get((found.api_url, found.client_id), DEFAULT_CLIENT)
+    return "" if name == DEFAULT_CLIENT else name
 
 
 def _show_error(request: HttpRequest, error: Exception) -> None:

@@ -963,3 +963,16 @@ def test_who_deletes_is_told_that_the_grant_lives_on_where_it_does(
     for shown in shown_before_deleting(root, account):
         assert "Deleting does not revoke the access at ilert" in shown
         assert "also revokes" not in shown
+
+
+def test_the_client_is_a_column_where_there_is_more_than_one(
+    root: Client, account: ConnectedAccount, settings: Any
+) -> None:
+    assert "column-client" not in page(root)
+    staging = {"CLIENT_ID": "staging-client", "CLIENT_SECRET": "x"}
+    settings.ILERT_OAUTH_CLIENTS = {"staging": staging}
+    assert '<td class="field-client">default</td>' in page(root)
+    ConnectedAccount.objects.update(client_id="staging-client")
+    assert '<td class="field-client">staging</td>' in page(root)
+    ConnectedAccount.objects.update(client_id="gone")
+    assert '<td class="field-client">not configured</td>' in page(root)

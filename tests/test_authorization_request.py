@@ -18,6 +18,7 @@ from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
+from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import StateError, TokenDecryptionError
 from django_ilert_oauth.internal import authorization_request
 from django_ilert_oauth.internal.authorization_request import BROWSER_KEY, consume, find
@@ -49,7 +50,7 @@ def again(request: HttpRequest) -> HttpRequest:
 
 def store(request: HttpRequest, state: Secret = STATE, **columns: Any) -> AuthorizationRequest:
     columns = {"requested_scope": "profile", "next_url": "/after/", **columns}
-    return authorization_request.store(request, state, VERIFIER, **columns)
+    return authorization_request.store(request, state, VERIFIER, conf.client(), **columns)
 
 
 def age(minutes: float) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.checks import CheckMessage, run_checks
-from django.db import connection
+from django.db import OperationalError, connection
 
-from django_ilert_oauth.checks import check_deployment, check_settings
+from django_ilert_oauth.checks import check_clients, check_deployment, check_settings
+from django_ilert_oauth.testing import connected_account
 from tests.test_conf import KEY, MALFORMED
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +100,13 @@ def test_e002_does_not_repeat_a_malformed_key(settings: Any) -> None:
 def test_e003_names_a_setting_that_does_not_exist(settings: Any) -> None:
     settings.ILERT_OAUTH_CLIENTID = "typo"
     assert found(check_settings(None)) == [("ilert_oauth.E003", "ILERT_OAUTH_CLIENTID")]
+
+
+def test_e002_names_a_client_with_a_mistyped_key_and_says_what_a_client_has(settings: Any) -> None:
+    settings.ILERT_OAUTH_CLIENTS = {"staging": {"CLIENTID": "typo"}}
+    messages = check_settings(None)
+    assert found(messages) == [("ilert_oauth.E002", "ILERT_OAUTH_CLIENTS.staging")]
+    assert "CLIENT_ID and CLIENT_SECRET" in (messages[0].hint or "")
 
 
 @pytest.mark.parametrize("name", ["CONNECTED_URL", "DISCONNECTED_URL"])
@@ -268,3 +277,57 @@ def run(tmp_path: Path, site: str, command: str) -> subprocess.CompletedProcess[
 def test_without_urls_the_pages_are_not_looked_for(settings: Any) -> None:
     del settings.ROOT_URLCONF
     assert check_settings(None) == []
+
+
+STAGING = {"CLIENT_ID": "staging-client", "CLIENT_SECRET": "x", "API_URL": "http://api.example"}
+
+
+def test_w001_names_a_plain_http_address_of_a_further_client(deployed: Any) -> None:
+    deployed.ILERT_OAUTH_CLIENTS = {"staging": STAGING}
+    name = "ILERT_OAUTH_CLIENTS.staging.API_URL"
+    assert found(check_deployment(None)) == [("ilert_oauth.W001", name)]
+
+
+def test_w001_leaves_malformed_clients_to_e002(deployed: Any) -> None:
+    deployed.ILERT_OAUTH_CLIENTS = "staging"
+    assert check_deployment(None) == []
+
+
+@pytest.fixture
+def of_a_client_that_is_gone(user: User, settings: Any) -> None:
+    settings.ILERT_OAUTH_CLIENTS = {"staging": STAGING}
+    for username in ("ada", "grace"):
+        connected_account(user, client="staging", username=username)
+    connected_account(user, client="staging", username="eve", status="disconnected")
+    connected_account(user)
+    settings.ILERT_OAUTH_CLIENTS = {}
+
+
+@pytest.mark.usefixtures("of_a_client_that_is_gone")
+def test_w006_counts_the_accounts_of_a_client_that_is_not_configured(settings: Any) -> None:
+    messages = [m for m in run_checks(databases=["default"]) if m.id == "ilert_oauth.W006"]
+    assert found(messages) == [("ilert_oauth.W006", "2")]
+    assert "staging-client of http://api.example" in messages[0].msg
+    settings.ILERT_OAUTH_CLIENTS = {"staging": STAGING}
+    assert check_clients(None, databases=["default"]) == []
+
+
+@pytest.mark.usefixtures("of_a_client_that_is_gone")
+@pytest.mark.parametrize("databases", [None, [], ["other"]])
+def test_w006_needs_the_database_of_the_accounts(databases: list[str] | None) -> None:
+    assert check_clients(None, databases=databases) == []
+
+
+@pytest.mark.usefixtures("of_a_client_that_is_gone")
+def test_w006_leaves_malformed_clients_to_e002(settings: Any) -> None:
+    settings.ILERT_OAUTH_CLIENTS = "staging"
+    assert check_clients(None, databases=["default"]) == []
+
+
+@pytest.mark.django_db
+def test_w006_waits_for_the_first_migration() -> None:
+    def fail(*args: Any) -> None:
+        raise OperationalError("no such table")
+
+    with connection.execute_wrapper(fail):
+        assert check_clients(None, databases=["default"]) == []

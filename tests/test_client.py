@@ -823,7 +823,7 @@ class NoDjango:
             raise ImportError("Django is blocked")
 sys.meta_path.insert(0, NoDjango())
 from django_ilert_oauth.oauth.client import IlertClient
-with IlertClient(api_url="https://x", client_id="c", client_secret="s", timeout=(1, 1)):
+with IlertClient(api_url="https://x", client_id="c", client_secrets=["s"], timeout=(1, 1)):
     pass
 """
     root = Path(client.__file__).parents[2]

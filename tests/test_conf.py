@@ -8,11 +8,14 @@ import pytest
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 
-from django_ilert_oauth.conf import NAMES, conf, is_tenant
+from django_ilert_oauth.conf import NAMES, Client, conf, is_tenant
+from django_ilert_oauth.oauth.secret import Secret
 
 KEY = "h3SWrXqcbGMlQIdYjnM9DKOXjcdnYWbu9SLrW_4XhNQ="
 
-DEFAULTS = {
+STAGING = {"CLIENT_ID": "staging-client", "CLIENT_SECRET": "staging-secret"}
+DEFAULTS: dict[str, Any] = {
+    "clients": {},
     "scopes": ["profile"],
     "redirect_uri": None,
     "app_url": "https://app.ilert.com",
@@ -88,7 +91,8 @@ NO_BASE_URLS: list[object] = [
 ]
 MALFORMED: dict[str, list[object]] = {
     "CLIENT_ID": [7, b"id", "id ", "\tid"],
-    "CLIENT_SECRET": [7, b"secret", "secret\n"],
+    "CLIENT_SECRET": [7, b"secret", "secret\n", {"secret"}, ["secret", ""], ["secret", 7]],
+    "CLIENTS": [[STAGING], None, {7: STAGING}, {"a b": STAGING}, {"default": STAGING}],
     "ENCRYPTION_KEYS": [
         KEY,
         {KEY},
@@ -134,6 +138,56 @@ def test_a_malformed_setting_is_named_in_one_line_that_does_not_repeat_it(
     assert KEY not in message
 
 
+@pytest.mark.parametrize(
+    ("client", "line"),
+    [
+        ("id", "CLIENTS.staging must be a dict with CLIENT_ID, "),
+        (STAGING | {"CLIENTID": "typo"}, "CLIENTS.staging must be a dict with only CLIENT_ID, "),
+        ({"CLIENT_ID": "id"}, "CLIENTS.staging.CLIENT_SECRET is not set."),
+        ({"CLIENT_SECRET": KEY}, "CLIENTS.staging.CLIENT_ID is not set."),
+        (STAGING | {"CLIENT_SECRET": KEY + " "}, "CLIENTS.staging.CLIENT_SECRET must be a string "),
+        (STAGING | {"API_URL": "api"}, "CLIENTS.staging.API_URL must be a full URL "),
+        (STAGING | {"APP_URL": "app"}, "CLIENTS.staging.APP_URL must be a full URL "),
+        (STAGING | {"TENANT_URL": "https://x"}, "CLIENTS.staging.TENANT_URL must be a URL "),
+        (STAGING | {"CLIENT_ID": "the-client"}, "CLIENTS must be clients that differ in "),
+    ],
+)
+def test_a_malformed_client_is_named_in_one_line_that_does_not_repeat_it(
+    settings: Any, client: object, line: str
+) -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        set_to(settings, "CLIENTS", {"staging": client})
+    message = str(caught.value)
+    assert message.startswith(f"ILERT_OAUTH_{line}")
+    assert "\n" not in message
+    assert KEY not in message
+
+
+def test_a_client_takes_over_the_urls_of_the_flat_settings_that_it_does_not_name(
+    settings: Any,
+) -> None:
+    settings.ILERT_OAUTH_API_URL = "https://gateway.example"
+    settings.ILERT_OAUTH_CLIENTS = {"staging": STAGING | {"APP_URL": "https://app.example/"}}
+    assert conf.client("staging") == Client(
+        name="staging",
+        client_id="staging-client",
+        client_secrets=(Secret("staging-secret"),),
+        api_url="https://gateway.example",
+        app_url="https://app.example",
+        tenant_url="https://{tenant}.ilert.com",
+    )
+
+
+def test_the_flat_settings_are_the_client_default() -> None:
+    client = conf.client()
+    assert (client.name, client.client_id) == ("default", "the-client")
+
+
+def test_a_client_that_is_not_there_is_named() -> None:
+    with pytest.raises(ImproperlyConfigured, match="ILERT_OAUTH_CLIENTS has no client 'nobody'"):
+        conf.client("nobody")
+
+
 @pytest.mark.parametrize("seconds", [math.nan, math.inf])
 def test_a_timeout_that_no_socket_takes_is_malformed(settings: Any, seconds: float) -> None:
     with pytest.raises(ImproperlyConfigured):
@@ -144,7 +198,8 @@ def test_a_timeout_that_no_socket_takes_is_malformed(settings: Any, seconds: flo
     ("name", "value", "read"),
     [
         ("CLIENT_ID", "id", "id"),
-        ("CLIENT_SECRET", "secret", "secret"),
+        ("CLIENT_SECRET", "secret", ("secret",)),
+        ("CLIENT_SECRET", ["new", "old"], ("new", "old")),
         ("ENCRYPTION_KEYS", (KEY,), [KEY]),
         ("ENCRYPTION_KEYS", [KEY.encode()], [KEY]),
         ("SCOPES", ("profile", "brand_new:x"), ["profile", "brand_new:x"]),

@@ -410,7 +410,7 @@ from django_ilert_oauth.oauth.client import IlertClient
 from django_ilert_oauth.oauth.secret import Secret
 api_url = sys.argv[1]
 def client(api_url):
-    return IlertClient(api_url=api_url, client_id="c", client_secret=Secret("s"), timeout=(9, 9))
+    return IlertClient(api_url=api_url, client_id="c", client_secrets=[Secret("s")], timeout=(9, 9))
 """
 
 

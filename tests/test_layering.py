@@ -12,6 +12,8 @@ PACKAGE = Path(django_ilert_oauth.__file__).parent
 LAYERS = [
     {"exceptions", "_http_exceptions", "internal.scopes", "signals", ""},
     {"oauth"},
+    {"internal.setting_values"},
+    {"internal.key_source"},
     {"conf"},
     {"internal.crypto", "internal.db", "internal.signed_scopes"},
     {"checks", "models"},

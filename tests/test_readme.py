@@ -26,9 +26,10 @@ from docutils import nodes
 import django_ilert_oauth
 import run as example
 from django_ilert_oauth import checks, exceptions, flows, signals
-from django_ilert_oauth.conf import NAMES, PREFIX, conf
+from django_ilert_oauth.conf import NAMES, conf
 from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.internal import crypto, scopes
+from django_ilert_oauth.internal.setting_values import PREFIX
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.client import CURRENT_USER_PATH
 from django_ilert_oauth.testing._endpoints import RESOURCES

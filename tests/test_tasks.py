@@ -296,7 +296,7 @@ def test_who_was_not_refused_does_not_ask_how_the_others_fare(
     make_due: AccountFactory, ilert: StandIn
 ) -> None:
     due = refuse(ilert, make_due, times=10)
-    _schedule._was_refused.clear()
+    _schedule._refused.clear()
     assert [result(due[0]), result(due[1])] == ["refreshed", "refreshed"]
 
 
@@ -316,6 +316,39 @@ def test_after_ten_refusals_in_a_row_a_run_asks_ten_at_most_marks_nothing_and_sa
     assert ConnectedAccount.objects.filter(pk__in=due).connected().count() == 10
     assert "Check ILERT_OAUTH_CLIENT_ID" in caplog.text
     assert "--mark-ended" in caplog.text
+
+
+def test_each_client_has_its_own_accounts_handed_out(
+    make_due: AccountFactory, handed_out: Callable[[], list[int]], settings: Any
+) -> None:
+    staging = {"CLIENT_ID": "staging-client", "CLIENT_SECRET": "x"}
+    elsewhere = {"CLIENT_ID": "x", "CLIENT_SECRET": "x", "API_URL": "https://api.example"}
+    settings.ILERT_OAUTH_CLIENTS = {"staging": staging, "elsewhere": elsewhere}
+    due = [
+        make_due("default"),
+        make_due("staging", client="staging"),
+        make_due("elsewhere", client="elsewhere"),
+    ]
+    make_due("gone", client_id="gone")
+    assert handed_out() == [account.pk for account in due]
+
+
+def test_a_client_whose_grants_are_all_refused_holds_up_no_other(
+    make_due: AccountFactory,
+    ilert: StandIn,
+    handed_out: Callable[[], list[int]],
+    settings: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    staging = {"CLIENT_ID": "staging-client", "CLIENT_SECRET": "wrong"}
+    settings.ILERT_OAUTH_CLIENTS = {"staging": staging}
+    good = make_due("good")
+    refused = [make_due(f"staging-{number}", client="staging").pk for number in range(11)]
+    assert [result(pk) for pk in refused[:10]] == ["invalid_grant"] * 10
+    assert result(refused[10]) == "credentials"
+    assert handed_out() == [good.pk]
+    assert result(good.pk) == "refreshed"
+    assert "every grant of the client staging" in caplog.text
 
 
 def test_once_the_credentials_are_right_a_run_hands_out_what_is_due_again(

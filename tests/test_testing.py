@@ -165,7 +165,7 @@ def code_and_verifier(ilert: FakeIlert, browser: Client) -> tuple[Secret, Secret
 
 
 def test_a_code_works_once(code_and_verifier: tuple[Secret, Secret]) -> None:
-    with open_client() as wire:
+    with open_client(conf.client()) as wire:
         wire.exchange_code(*code_and_verifier)
         with pytest.raises(IlertRejectedError) as raised:
             wire.exchange_code(*code_and_verifier)
@@ -174,7 +174,7 @@ def test_a_code_works_once(code_and_verifier: tuple[Secret, Secret]) -> None:
 
 def test_a_code_works_with_its_verifier_only(code_and_verifier: tuple[Secret, Secret]) -> None:
     code, verifier = code_and_verifier
-    with open_client() as wire, pytest.raises(IlertRejectedError) as raised:
+    with open_client(conf.client()) as wire, pytest.raises(IlertRejectedError) as raised:
         wire.exchange_code(code, Secret(f"{verifier}x"))
     assert raised.value.code == "invalid_grant"
 
@@ -237,7 +237,7 @@ def test_disconnecting_ends_the_grant(
     with django_capture_on_commit_callbacks(execute=True):
         flows.disconnect(account)
     assert paths(ilert) == ["revoke"]
-    with open_client() as wire, pytest.raises(IlertRejectedError):
+    with open_client(conf.client()) as wire, pytest.raises(IlertRejectedError):
         wire.refresh(token)
 
 
@@ -255,7 +255,7 @@ def test_tokens_of_a_sites_own_making_are_taken_as_well(user: User, ilert: FakeI
 
 def test_a_refresh_token_is_no_access_token(account: ConnectedAccount) -> None:
     account.access_token = account.refresh_token
-    with open_client() as wire:
+    with open_client(conf.client()) as wire:
         assert wire.token_info(account.access_token).active is False
 
 
@@ -421,7 +421,7 @@ def test_answers_wait_for_a_token_that_is_good(
 def test_everybody_has_a_number(user: User, ilert: FakeIlert) -> None:
     people = [("grace", "acme"), ("ada", "acme"), ("grace", "globex")]
     accounts = [connected_account(user, username=name, tenant_id=of) for name, of in people]
-    with open_client() as wire:
+    with open_client(conf.client()) as wire:
         numbers = [wire.current_user(each.access_token).id for each in [*accounts, accounts[0]]]
     assert numbers == [1, 2, 3, 1]
 
@@ -569,7 +569,7 @@ def test_what_is_kept_shows_no_secret(
     ilert.authorize(browser)
     flows.refresh(account, force=True)
     flows.check(account)
-    secrets = [account.access_token, account.refresh_token, conf.client_secret]
+    secrets = [account.access_token, account.refresh_token, *conf.client_secret]
     plain = [*(secret.reveal() for secret in secrets), "code-", "mem"]
     shown = repr([ilert, ilert.requests, [vars(request) for request in ilert.requests]])
     assert [text for text in plain if text in shown] == []
@@ -744,3 +744,12 @@ def test_the_kit_needs_no_test_library() -> None:
         for name in node.names
     } | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     assert not imported & {"pytest", "responses", "requests_mock", "httpx"}
+
+
+def test_an_account_of_another_client_is_answered_too(
+    user: User, ilert: FakeIlert, settings: Any
+) -> None:
+    elsewhere = {"CLIENT_ID": "x", "CLIENT_SECRET": "x", "API_URL": "https://api.example/v1"}
+    settings.ILERT_OAUTH_CLIENTS = {"elsewhere": elsewhere}
+    flows.refresh(connected_account(user, client="elsewhere"))
+    assert [request.path for request in ilert.requests] == [client.TOKEN_PATH]

@@ -861,13 +861,18 @@ def meanwhile(
     """Acts in the thread that is about to wait for ilert, given the path that is asked for."""
 
     def do(act: Callable[[str], None]) -> None:
-        start = wire.IlertClient._start
+        start, start_tokens = wire.IlertClient._start, wire.IlertClient._start_tokens
 
         def act_and_start(client: wire.IlertClient, path: str, *args: Any) -> Any:
             act(path)
             return start(client, path, *args)
 
+        def act_and_start_tokens(*args: Any) -> Any:
+            act(wire.TOKEN_PATH)
+            return start_tokens(*args)
+
         monkeypatch.setattr(wire.IlertClient, "_start", act_and_start)
+        monkeypatch.setattr(wire.IlertClient, "_start_tokens", act_and_start_tokens)
 
     return do
 

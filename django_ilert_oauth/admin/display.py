@@ -14,6 +14,7 @@ from django.utils.timesince import timeuntil
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from django_ilert_oauth.conf import conf
 from django_ilert_oauth.internal import crypto, scopes
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from django_ilert_oauth.templatetags.ilert_oauth_times import ago
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 @admin.display(description=_("account"), ordering="username")
 def account(row: ConnectedAccount | PendingRevocation) -> str:
     return str(row)
+
+
+@admin.display(description=_("client"), ordering="client_id")
+def client(account: ConnectedAccount) -> StrOrPromise:
+    name = conf.client_keys().get((account.api_url, account.client_id))
+    return name or _("not configured")
 
 
 @admin.display(description=_("state"), ordering="status")

@@ -76,6 +76,11 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
     ]
     readonly_fields = [*IDENTITY, *ACCESS, *HEALTH]
 
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        """The client only where there is more than one."""
+        first, *others = self.list_display
+        return [first, display.client, *others] if conf.clients else [first, *others]
+
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         user_model = get_user_model()
         names = [user_model.USERNAME_FIELD, user_model.get_email_field_name()]

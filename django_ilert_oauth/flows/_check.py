@@ -13,7 +13,7 @@ from django_ilert_oauth.internal.rows import TOKEN_COLUMNS, account_rows, column
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.responses import TokenInfo
 
-from ._client import open_client, require_same_client
+from ._client import open_clients, require_client
 from ._lease import Look, look_at
 from ._refresh import conclude, is_too_early, refresh_by
 from ._refresh_request import ERROR_COLUMNS, Outcome, Requester
@@ -44,14 +44,14 @@ def check(account: ConnectedAccount) -> ConnectedAccount:
     ``identity_taken`` (another account of the user has that name already) or ``inactive_token``
     (although just refreshed). Each error leaves the tokens as they were.
     """
-    with reconnecting(), open_client() as client:
-        run_now(check_steps(account, Requester(client), _refresh_now))
+    with reconnecting(), open_clients() as client_for:
+        run_now(check_steps(account, Requester(client_for), _refresh_now))
     return account
 
 
 def check_steps(account: ConnectedAccount, requester: Requester, refresh: Refresh) -> Steps[bool]:
     """Whether ilert named anything else than what was stored; raises as ``check`` does."""
-    require_same_client(account)
+    require_client(account)
     look = look_at(account)
     try:
         for _ in range(MAX_ATTEMPTS):
@@ -90,8 +90,8 @@ def _info(look: Look, requester: Requester, refresh: Refresh) -> Steps[TokenInfo
 
 
 def _ask(account: ConnectedAccount, requester: Requester) -> Steps[TokenInfo]:
-    yield from requester.slot()
-    future = requester.client.start_token_info(account.access_token)
+    yield from requester.slot(account)
+    future = requester.client_for(account).start_token_info(account.access_token)
     yield future
     info: TokenInfo = future.result()
     return info

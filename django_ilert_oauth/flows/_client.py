@@ -1,30 +1,53 @@
-"""The configured client of ilert, and whose grants it may send."""
+"""The configured clients of ilert, and whose grants each may send."""
 
 from __future__ import annotations
 
-from django_ilert_oauth.conf import conf
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+
+from django_ilert_oauth.conf import Client, conf
 from django_ilert_oauth.exceptions import EndpointMismatchError
-from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount
 from django_ilert_oauth.oauth.client import IlertClient
 
 
-def open_client(api_url: str | None = None) -> IlertClient:
+def client_of(row: ConnectedAccount | AuthorizationRequest) -> Client:
+    """The configured one that the grant belongs to; raises ``EndpointMismatchError``."""
+    require_client(row)
+    return conf.client(conf.client_keys()[row.api_url, row.client_id])
+
+
+def require_client(row: ConnectedAccount | AuthorizationRequest) -> None:
+    """Raises ``EndpointMismatchError`` where the client of the grant is not configured."""
+    if not conf.has_client(row.api_url, row.client_id):
+        raise EndpointMismatchError(
+            "The account was connected at another ilert or by another client than the settings "
+            "name. Add its client to ILERT_OAUTH_CLIENTS, or have the user reconnect."
+        )
+
+
+def open_client(client: Client) -> IlertClient:
     return IlertClient(
-        api_url=api_url or conf.api_url,
-        client_id=conf.client_id,
-        client_secret=conf.client_secret,
+        api_url=client.api_url,
+        client_id=client.client_id,
+        client_secrets=client.client_secrets,
         timeout=conf.timeout,
     )
 
 
-def belongs_to_client(account: ConnectedAccount) -> bool:
-    """Whether its grant was given to the configured client of the configured ilert."""
-    return (account.api_url, account.client_id) == (conf.api_url, conf.client_id)
+def open_for_revocation(api_url: str) -> IlertClient:
+    """ilert asks for no client credentials there: it works for a client that is gone, too."""
+    return IlertClient(api_url=api_url, client_id="", client_secrets=(), timeout=conf.timeout)
 
 
-def require_same_client(account: ConnectedAccount) -> None:
-    if not belongs_to_client(account):
-        raise EndpointMismatchError(
-            "The account was connected at another ilert than ILERT_OAUTH_API_URL names, or by "
-            "another client than ILERT_OAUTH_CLIENT_ID. Set it back, or have the user reconnect."
-        )
+@contextmanager
+def open_clients() -> Iterator[Callable[[ConnectedAccount], IlertClient]]:
+    """For each account the client that its grant was given to, opened when it is first needed."""
+    with ExitStack() as stack:
+
+        @cache
+        def opened(client: Client) -> IlertClient:
+            return stack.enter_context(open_client(client))
+
+        yield lambda account: opened(client_of(account))

@@ -18,7 +18,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.encoding import iri_to_uri
 
-from django_ilert_oauth.conf import conf, is_tenant
+from django_ilert_oauth.conf import Client, conf, is_tenant
 from django_ilert_oauth.exceptions import (
     AuthorizationDeniedError,
     IlertOAuthError,
@@ -36,6 +36,7 @@ from django_ilert_oauth.internal.rows import (
     database,
     pending_revocations,
 )
+from django_ilert_oauth.internal.setting_values import DEFAULT_CLIENT
 from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount, Reason, Status
 from django_ilert_oauth.oauth.client import IlertClient, authorization_url
 from django_ilert_oauth.oauth.responses import CurrentUser, TokenInfo, TokenResponse, error_code
@@ -43,7 +44,7 @@ from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.signals import account_connected, account_revoked
 
 from ._callback_params import single_parameters
-from ._client import open_client
+from ._client import client_of, open_client
 from ._revocation import keep_for_revocation
 from ._signals import send_signal
 
@@ -68,38 +69,33 @@ def start_connect(
     next_url: str = "",
     tenant: str | None = None,
     account: ConnectedAccount | None = None,
+    client: str = "",
 ) -> str:
     """Returns the URL at ilert to send the user's browser to.
 
     The user is asked for ``ILERT_OAUTH_SCOPES`` and ``scopes``; for an ``account`` to reconnect
-    also for what it asked for before, at its tenant. A ``next_url`` that leads off this site is
-    dropped. Raises ``ValueError`` for a ``tenant`` that is not a host label, and
+    also for what it asked for before, at its tenant and by its client. ``client`` names another
+    one. A ``next_url`` that leads off this site is dropped. Raises ``ValueError`` for a ``tenant``
+    that is not a host label, ``ImproperlyConfigured`` for an unknown client, and
     ``PermissionDenied`` for a visitor who is not logged in or whose account it is not.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied("Log in before connecting an ilert account.")
     if account is not None and account.user_id != request.user.pk:
         raise PermissionDenied("The account belongs to another user.")
-    base_url = _authorize_base(tenant, account)
+    chosen = conf.client(client or _client_name(account))
+    base_url = _authorize_base(chosen, tenant, account)
     state, code_verifier = Secret(secrets.token_urlsafe(32)), Secret(secrets.token_urlsafe(64))
     stored = authorization_request.store(
         request,
         state,
         code_verifier,
+        chosen,
         requested_scope=authorization_request.requested_scope(scopes, account),
         next_url=iri_to_uri(safe_next_url(request, next_url)),
         account_uuid=account.uuid if account else None,
     )
-    parameters: dict[str, str | Secret] = {
-        "client_id": stored.client_id,
-        "response_type": "code",
-        "redirect_uri": _redirect_uri(request),
-        "scope": stored.requested_scope,
-        "state": state,
-        "code_challenge": _challenge(code_verifier),
-        "code_challenge_method": "S256",
-    }
-    return authorization_url(base_url, parameters)
+    return authorization_url(base_url, _parameters(request, stored, state, code_verifier))
 
 
 def finish_connect(request: HttpRequest) -> ConnectedAccount:
@@ -120,17 +116,38 @@ def finish_connect(request: HttpRequest) -> ConnectedAccount:
     return account
 
 
-def _authorize_base(tenant: str | None, account: ConnectedAccount | None) -> str:
+def _client_name(account: ConnectedAccount | None) -> str:
+    """Of an account whose client is not configured any more, another one takes over."""
+    if account is None:
+        return DEFAULT_CLIENT
+    return conf.client_keys().get((account.api_url, account.client_id), DEFAULT_CLIENT)
+
+
+def _authorize_base(client: Client, tenant: str | None, account: ConnectedAccount | None) -> str:
     if tenant and not is_tenant(tenant):
         raise ValueError("A tenant is the first part of a host name, such as acme.")
     known = tenant or (account.tenant_id if account else None) or conf.tenant
     if known and is_tenant(known):
-        return conf.tenant_url.replace("{tenant}", known)
-    return conf.app_url
+        return client.tenant_url.replace("{tenant}", known)
+    return client.app_url
 
 
 def _redirect_uri(request: HttpRequest) -> str:
     return conf.redirect_uri or request.build_absolute_uri(reverse("ilert_oauth:callback"))
+
+
+def _parameters(
+    request: HttpRequest, stored: AuthorizationRequest, state: Secret, code_verifier: Secret
+) -> dict[str, str | Secret]:
+    return {
+        "client_id": stored.client_id,
+        "response_type": "code",
+        "redirect_uri": _redirect_uri(request),
+        "scope": stored.requested_scope,
+        "state": state,
+        "code_challenge": _challenge(code_verifier),
+        "code_challenge_method": "S256",
+    }
 
 
 def _challenge(code_verifier: Secret) -> str:
@@ -162,7 +179,7 @@ def _code(parameters: dict[str, Secret]) -> Secret:
 def _exchange(
     request: HttpRequest, found: AuthorizationRequest, code: Secret, given_at: datetime
 ) -> tuple[ConnectedAccount, bool]:
-    with open_client(found.api_url) as client:
+    with open_client(client_of(found)) as client:
         tokens = client.exchange_code(code, found.code_verifier)
         try:
             grant = _describe(client, found, tokens, given_at)

@@ -27,7 +27,7 @@ from django_ilert_oauth.oauth.responses import ERROR_CODES, TRANSIENT_CODES
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.oauth.transport import clock
 
-from ._client import open_client, require_same_client
+from ._client import open_clients, require_client
 from ._lease import STORING_SECONDS, Look, look_at, take_lease
 from ._refresh_request import Outcome, Requester, refresh_under
 from ._steps import Steps, run_now, run_until_pause
@@ -108,10 +108,11 @@ def refresh_steps(
     waiting.note(look)
     while True:
         require_grant(account)
+        require_client(account)
         if unless(account, look.now):
             return Outcome()
         if not look.is_leased:
-            yield from requester.slot()
+            yield from requester.slot(account)
             if lease := take_lease(look):
                 outcome = yield from refresh_under(lease, requester)
                 if not outcome.is_superseded:
@@ -137,7 +138,7 @@ def require_grant(account: ConnectedAccount) -> None:
 
 
 def _refresh_unless(account: ConnectedAccount, unless: Unless) -> ConnectedAccount:
-    require_same_client(account)
+    require_client(account)
     with working_copy(account) as mine:
         outcome = refresh_by(mine, unless)
     conclude(account, outcome)
@@ -171,14 +172,14 @@ def refresh_by(account: ConnectedAccount, unless: Unless) -> Outcome:
 
 
 def _ask_now(account: ConnectedAccount, unless: Unless, *, may_wait: bool = True) -> Outcome:
-    with open_client() as client:
-        return run_now(refresh_steps(account, Requester(client), unless, may_wait=may_wait))
+    with open_clients() as client_for:
+        return run_now(refresh_steps(account, Requester(client_for), unless, may_wait=may_wait))
 
 
 def _ask_beside(account: ConnectedAccount, unless: Unless) -> Outcome | None:
     """Keeps no second connection while another caller's lease is waited for."""
-    with open_client() as client:
-        steps = refresh_steps(account, Requester(client), unless)
+    with open_clients() as client_for:
+        steps = refresh_steps(account, Requester(client_for), unless)
         run = partial(run_until_pause, steps)
         while isinstance(result := beside_transaction(account, run), float):
             time.sleep(result)

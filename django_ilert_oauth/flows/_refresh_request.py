@@ -93,9 +93,9 @@ def end_grant(response: InvalidGrant) -> Steps[Outcome]:
 class Requester:
     """How ilert is asked: over which client, when, and what an ``invalid_grant`` means."""
 
-    client: IlertClient
-    #: Waits until the next request may be made.
-    slot: Callable[[], Steps[None]] = no_steps
+    client_for: Callable[[ConnectedAccount], IlertClient]
+    #: Waits until the next request for the account may be made.
+    slot: Callable[[ConnectedAccount], Steps[None]] = no_steps
     on_invalid_grant: Callable[[InvalidGrant], Steps[Outcome]] = end_grant
 
 
@@ -103,7 +103,7 @@ def refresh_under(lease: Lease, requester: Requester) -> Steps[Outcome]:
     """Asks ilert and writes what comes of it, which gives the lease back."""
     outcome = Outcome()
     try:
-        response = yield from _ask(lease, requester.client)
+        response = yield from _ask(lease, requester.client_for(lease.account))
         if isinstance(response, TokenResponse):
             outcome = yield from _keep(lease, response)
         elif isinstance(response, IlertRejectedError) and response.code == "invalid_grant":

@@ -34,7 +34,7 @@ from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.oauth.transport import clock
 
 from ._bulk.rate_limiter import RateLimiter
-from ._client import open_client
+from ._client import open_for_revocation
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def _conclude_first(under_way: deque[tuple[PendingRevocation, Future[None]]]) ->
 def _clients() -> Iterator[Callable[[str], IlertClient]]:
     """Opens one for each endpoint."""
     with ExitStack() as stack:
-        yield cache(lambda api_url: stack.enter_context(open_client(api_url)))
+        yield cache(lambda api_url: stack.enter_context(open_for_revocation(api_url)))
 
 
 def _in_turn(

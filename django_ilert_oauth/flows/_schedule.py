@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -47,8 +46,8 @@ MAX_RETRIES = 3
 #: Longer than a retry waits: only then a minute hands out an account that has failed.
 FAILURE_PAUSE = timedelta(minutes=10)
 
-#: The last grant that this process asked for: only then it asks how the others fare.
-_was_refused = threading.Event()
+#: Clients whose last grant was refused to this process: only then it asks how the others fare.
+_refused: set[str] = set()
 
 
 class Slot(NamedTuple):
@@ -77,26 +76,34 @@ def slots() -> Iterator[Slot]:
     """The turns of the next minute, evenly spread.
 
     Those that expire first go first, so a minute that overlaps another repeats its slots, and what
-    is done already makes no request. There are none while the client credentials seem to be wrong.
+    is done already makes no request. A client has none while its credentials seem to be wrong; the
+    others at its ilert share the rate limit, which counts the requests of an address.
     """
-    if credentials_seem_wrong() and not _prove_credentials():
-        return
-    limit = requests_left()
+    client_ids: dict[str, list[str]] = {}
+    for (api_url, client_id), client in conf.client_keys().items():
+        if not credentials_seem_wrong(client) or _prove_credentials(client):
+            client_ids.setdefault(api_url, []).append(client_id)
+    for api_url, ids in client_ids.items():
+        yield from _slots_of(due().filter(api_url=api_url, client_id__in=ids))
+
+
+def _slots_of(accounts: ConnectedAccountQuerySet) -> Iterator[Slot]:
+    limit = requests_left(accounts)
     gap = MINUTE / limit if limit else 0.0
     patience = MINUTE if limit is None else MAX_LATENESS
-    for number, pk in enumerate(_next_pks(limit)):
+    for number, pk in enumerate(_next_pks(accounts, limit)):
         yield Slot(pk, number * gap, patience)
 
 
-def requests_left() -> int | None:
+def requests_left(accounts: ConnectedAccountQuerySet) -> int | None:
     """How many refreshes the rate limit leaves for the next minute; None where there is none.
 
-    Accounts that have just failed are asked again by their own messages, at most once a minute: a
-    request less for each, as for each revocation.
+    Of the accounts that are due, those that have just failed are asked again by their own messages,
+    at most once a minute: a request less for each, as for each revocation.
     """
     if not conf.requests_per_minute:
         return None
-    return max(conf.requests_per_minute - _retrying() - _revocations(), 0)
+    return max(conf.requests_per_minute - _retrying(accounts) - _revocations(), 0)
 
 
 def refresh(pk: Any, retries: int) -> Attempt:
@@ -108,7 +115,8 @@ def refresh(pk: Any, retries: int) -> Attempt:
     account = still_due.filter(pk=pk).first()
     if account is None:
         return Attempt("not_due")
-    if _was_refused.is_set() and credentials_seem_wrong():
+    client = conf.client_keys().get((account.api_url, account.client_id), "")
+    if client in _refused and credentials_seem_wrong(client):
         return Attempt("credentials")
     try:
         refresh_now(account)
@@ -116,11 +124,11 @@ def refresh(pk: Any, retries: int) -> Attempt:
         has_retries = retries < MAX_RETRIES
         return Attempt(error.code, retry_delay(retries, error.retry_after) if has_retries else None)
     except ReconnectRequiredError as error:
-        _was_refused.set()
+        _refused.add(client)
         return Attempt(error.code)
     except IlertOAuthError as error:
         return Attempt(error.code)
-    _was_refused.clear()
+    _refused.discard(client)
     return Attempt("refreshed")
 
 
@@ -130,14 +138,16 @@ def retry_delay(retries: int, asked: float | None) -> float:
     return seconds * random.uniform(1, 1.25)  # noqa: S311
 
 
-def _prove_credentials() -> bool:
+def _prove_credentials(client: str) -> bool:
     """By a bulk run: one in which every grant is refused marks no account."""
-    result = refresh_many(due(), limit=MIN_INVALID_GRANTS, concurrency=1)
+    result = refresh_many(due().of_client(client), limit=MIN_INVALID_GRANTS, concurrency=1)
     if result.stopped in ("credentials", "invalid_client"):
         logger.error(
-            "ilert refuses every grant, so no token is refreshed. Check ILERT_OAUTH_CLIENT_ID and "
-            "ILERT_OAUTH_CLIENT_SECRET, then run refresh_ilert_tokens --retry-reconnect-required. "
-            "If all of these grants have ended, run it with --mark-ended."
+            "ilert refuses every grant of the client %s, so none of its tokens is refreshed. Check "
+            "ILERT_OAUTH_CLIENT_ID and ILERT_OAUTH_CLIENT_SECRET, or its own, then run "
+            "refresh_ilert_tokens --retry-reconnect-required. If all of these grants have ended, "
+            "run it with --mark-ended.",
+            client,
         )
     return not result.stopped
 
@@ -146,19 +156,18 @@ def _failed_just_now() -> Q:
     return Q(last_error_at__gt=timezone.now() - FAILURE_PAUSE)
 
 
-def _retrying() -> int:
+def _retrying(accounts: ConnectedAccountQuerySet) -> int:
     """How many requests of retries one minute can have; without a key there is none."""
-    return due().filter(_failed_just_now()).exclude(last_error=TokenDecryptionError.code).count()
+    return accounts.filter(_failed_just_now()).exclude(last_error=TokenDecryptionError.code).count()
 
 
 def _revocations() -> int:
     return due_revocations()[:MAX_REVOCATIONS].count()
 
 
-def _next_pks(limit: int | None) -> Iterator[Any]:
+def _next_pks(accounts: ConnectedAccountQuerySet, limit: int | None) -> Iterator[Any]:
     """Streams the keys, those that have failed before last, so that they hold up nobody."""
-    ours = due().filter(api_url=conf.api_url, client_id=conf.client_id)
-    ready = ours.exclude(_failed_just_now()).unleased()
+    ready = accounts.exclude(_failed_just_now()).unleased()
     healthy_first = F("last_error_at").asc(nulls_first=True)
     rows = ready.order_by(healthy_first, "access_token_expires_at", "pk")
     return rows.values_list("pk", flat=True)[:limit].iterator(chunk_size=500)

@@ -65,5 +65,5 @@ def _wait_for(awaited: Future[Any] | float) -> None:
         time.sleep(awaited)
 
 
-def no_steps() -> Steps[None]:
+def no_steps(*_args: object) -> Steps[None]:
     yield from ()

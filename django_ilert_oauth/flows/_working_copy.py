@@ -18,7 +18,7 @@ from django_ilert_oauth.internal.rows import columns
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.secret import Secret
 
-from ._client import require_same_client
+from ._client import require_client
 from ._lease import SEEN_COLUMNS
 
 _guard = threading.Lock()
@@ -26,7 +26,7 @@ _guard = threading.Lock()
 
 def fresh_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> Secret | None:
     """The stored token if it is good for longer than the margin; without a query or a request."""
-    require_same_client(account)
+    require_client(account)
     wanted_margin = conf.refresh_margin if margin is None else margin
     # Deferred columns are read here: a query is not to be made under the lock.
     is_fresh, place = account.is_fresh(wanted_margin), account.place_of("access_token")

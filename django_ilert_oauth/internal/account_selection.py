@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.http import HttpRequest
 
 from django_ilert_oauth.conf import conf
-from django_ilert_oauth.models import ConnectedAccount, Status, configured_client_id
+from django_ilert_oauth.models import ConnectedAccount, Status
 
 from . import scopes as scope_names
 from .rows import account_rows
@@ -22,7 +22,7 @@ def matching(request: HttpRequest, scopes: str) -> list[ConnectedAccount]:
 def is_usable(account: ConnectedAccount) -> bool:
     return (
         account.status == Status.CONNECTED
-        and (account.api_url, account.client_id) == (conf.api_url, configured_client_id())
+        and conf.has_client(account.api_url, account.client_id)
         and account.is_readable
     )
 

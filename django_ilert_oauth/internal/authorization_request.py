@@ -22,7 +22,7 @@ from django.db import models, transaction
 from django.http import HttpRequest
 from django.utils.crypto import get_random_string
 
-from django_ilert_oauth.conf import conf
+from django_ilert_oauth.conf import Client, conf
 from django_ilert_oauth.exceptions import StateError
 from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount
 from django_ilert_oauth.oauth.secret import Secret
@@ -59,7 +59,11 @@ def mark_browser(request: HttpRequest | None, **kwargs: Any) -> None:
 
 
 def store(
-    request: HttpRequest, state: Secret, code_verifier: Secret, **columns: Any
+    request: HttpRequest,
+    state: Secret,
+    code_verifier: Secret,
+    client: Client,
+    **columns: Any,
 ) -> AuthorizationRequest:
     """For the user and the browser of this request, for ten minutes."""
     user_pk: Any = request.user.pk
@@ -67,8 +71,8 @@ def store(
         state_digest=_digest(state.reveal()),
         user_id=user_pk,
         browser_digest=_browser_digest(request),
-        client_id=conf.client_id,
-        api_url=conf.api_url,
+        client_id=client.client_id,
+        api_url=client.api_url,
         expires_at=database_now(database()) + LIFETIME,
         **columns,
     )
@@ -94,10 +98,12 @@ def consume(found: AuthorizationRequest) -> datetime:
     now = database_now(database())
     if found.expires_at <= now:
         raise _unknown()
-    if (found.api_url, found.client_id) != (conf.api_url, conf.client_id):
+    clients = [conf.client(), *conf.clients.values()]
+    if (found.api_url, found.client_id) not in {(it.api_url, it.client_id) for it in clients}:
         raise StateError(
-            "ILERT_OAUTH_API_URL or ILERT_OAUTH_CLIENT_ID has changed since this authorization "
-            "request was made, and the code is for those of before. Connect again.",
+            "The client that this authorization request was made by is not configured any more: "
+            "ILERT_OAUTH_API_URL, ILERT_OAUTH_CLIENT_ID or ILERT_OAUTH_CLIENTS has changed. "
+            "Connect again.",
             code="endpoint_mismatch",
         )
     unused = _rows().filter(pk=found.pk, consumed_at=None)

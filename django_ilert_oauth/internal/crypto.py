@@ -18,7 +18,7 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from django_ilert_oauth.conf import conf
+from django_ilert_oauth.conf import conf, key_source
 from django_ilert_oauth.exceptions import TokenDecryptionError
 from django_ilert_oauth.oauth.secret import Secret
 
@@ -38,13 +38,13 @@ def encrypt(token: Secret, place: Place) -> str:
 
 def decrypt(ciphertext: str, place: Place) -> Secret:
     """The token; raises ``TokenDecryptionError`` where no configured key opens it."""
-    for fernet in _fernets(place):
-        if (token := _opened(ciphertext, fernet)) is not None:
-            return token
-    raise TokenDecryptionError(
-        "No key in ILERT_OAUTH_ENCRYPTION_KEYS opens this token. Put back the key that encrypted "
-        "it, or the row's api_url where that has changed, or have the user reconnect."
-    )
+    _number, token = _open(ciphertext, place)
+    if token is None:
+        raise TokenDecryptionError(
+            "No key in ILERT_OAUTH_ENCRYPTION_KEYS opens this token. Put back the key that "
+            "encrypted it, or the row's api_url where that has changed, or have the user reconnect."
+        )
+    return token
 
 
 def rotate(ciphertext: str, place: Place) -> str:
@@ -59,10 +59,17 @@ def rotate(ciphertext: str, place: Place) -> str:
 
 def key_number(ciphertext: str, place: Place) -> int:
     """Which of the configured keys opens it, counted from 1; 0 for none."""
-    for number, fernet in enumerate(_fernets(place), start=1):
-        if _opened(ciphertext, fernet) is not None:
-            return number
-    return 0
+    return _open(ciphertext, place)[0]
+
+
+def _open(ciphertext: str, place: Place) -> tuple[int, Secret | None]:
+    """The number of the key and the token. Another process may write under a new key already."""
+    while True:
+        for number, fernet in enumerate(_fernets(place), start=1):
+            if (token := _opened(ciphertext, fernet)) is not None:
+                return number, token
+        if not key_source.has_others():
+            return 0, None
 
 
 def _opened(ciphertext: str, fernet: Fernet) -> Secret | None:

@@ -25,13 +25,16 @@ def connect_url(
     scopes: str | Iterable[str] = (),
     next_url: str | None = None,
     account: ConnectedAccount | None = None,
+    client: str = "",
 ) -> str:
     """Returns the URL of a connect page that asks this user for these scopes, too, for an hour.
 
-    An ``account`` is reconnected, and keeps what it was granted. ``next_url`` is
-    the page of this request unless given. A visitor who is not logged in gets no scopes.
+    An ``account`` is reconnected, and keeps what it was granted. ``client`` is as for
+    ``start_connect``. ``next_url`` is the page of this request unless given. A visitor who is not
+    logged in gets neither scopes nor client.
     """
-    return _url("connect", request, scopes, next_url, account=account.pk if account else "")
+    query = {"account": account.pk if account else ""}
+    return _url("connect", request, scopes, next_url, client, **query)
 
 
 def choose_url(
@@ -76,11 +79,12 @@ def _url(
     request: HttpRequest,
     scopes: str | Iterable[str],
     next_url: str | None,
+    client: str = "",
     **query: Any,
 ) -> str:
     query["next"] = return_url(request) if next_url is None else next_url
     asked = scope_names.union(scopes)
-    if asked and request.user.is_authenticated:
-        query["scopes"] = signed_scopes.sign(request.user, asked)
+    if (asked or client) and request.user.is_authenticated:
+        query["scopes"] = signed_scopes.sign(request.user, asked, client)
     given = {name: value for name, value in query.items() if value}
     return reverse(f"ilert_oauth:{page}", query=given)

@@ -14,14 +14,23 @@ SALT = "ilert_oauth.scopes"
 LIFETIME = timedelta(hours=1)
 
 
-def sign(user: Any, scopes: str | Iterable[str]) -> str:
-    return signing.dumps([str(user.pk), scope_names.union(scopes)], salt=SALT)
+def sign(user: Any, scopes: str | Iterable[str], client: str = "") -> str:
+    return signing.dumps([str(user.pk), scope_names.union(scopes), client], salt=SALT)
 
 
 def unsign(user: Any, signed: str) -> str:
     """Empty for what is forged, was signed for another user, or is older than an hour."""
+    return _parts(user, signed)[0]
+
+
+def unsign_client(user: Any, signed: str) -> str:
+    """As ``unsign``: the name of the client that is to be connected."""
+    return _parts(user, signed)[1]
+
+
+def _parts(user: Any, signed: str) -> tuple[str, str]:
     try:
-        signed_for, scopes = signing.loads(signed, salt=SALT, max_age=LIFETIME)
+        signed_for, scopes, client = signing.loads(signed, salt=SALT, max_age=LIFETIME)
     except signing.BadSignature:
-        return ""
-    return str(scopes) if signed_for == str(user.pk) else ""
+        return "", ""
+    return (scopes, client) if signed_for == str(user.pk) else ("", "")

@@ -12,7 +12,7 @@ description.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from copy import copy
 from functools import partial
@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from django_ilert_oauth.exceptions import IlertUnavailableError
+from django_ilert_oauth.exceptions import IlertRejectedError, IlertUnavailableError
 
 from .responses import (
     CurrentUser,
@@ -76,10 +76,17 @@ class IlertClient:
     """
 
     def __init__(
-        self, *, api_url: str, client_id: str, client_secret: Secret, timeout: tuple[float, float]
+        self,
+        *,
+        api_url: str,
+        client_id: str,
+        client_secrets: Sequence[Secret],
+        timeout: tuple[float, float],
     ) -> None:
         self.api_url = api_url
-        self._credentials: Form = {"client_id": client_id, "client_secret": client_secret}
+        self._client_id = client_id
+        #: The one that ilert has accepted last comes first.
+        self._client_secrets = tuple(client_secrets)
         self._timeout = timeout
         self._workers = Workers()
         self._templates: dict[str, requests.PreparedRequest] = {}
@@ -97,7 +104,7 @@ class IlertClient:
     def exchange_code(
         self, code: Secret, code_verifier: Secret, *, deadline: float | None = None
     ) -> TokenResponse:
-        """Never sent twice: a code works once."""
+        """Never sent twice with the same client secret: a code works once."""
         form = {"code": code, "code_verifier": code_verifier}
         return self._start_tokens("authorization_code", form, deadline).result()
 
@@ -107,7 +114,7 @@ class IlertClient:
     def start_refresh(
         self, refresh_token: Secret, *, deadline: float | None = None
     ) -> Future[TokenResponse]:
-        """Never sent twice: it may bring another refresh token."""
+        """Never sent twice with the same client secret: it may bring another refresh token."""
         return self._start_tokens("refresh_token", {"refresh_token": refresh_token}, deadline)
 
     def token_info(self, access_token: Secret, *, deadline: float | None = None) -> TokenInfo:
@@ -134,18 +141,42 @@ class IlertClient:
     def _start_tokens(
         self, grant_type: str, grant: Form, deadline: float | None
     ) -> Future[TokenResponse]:
-        fill = partial(_with_form, {**self._credentials, "grant_type": grant_type, **grant})
-        return self._start(TOKEN_PATH, fill, parse_tokens, deadline)
+        form = {"client_id": self._client_id, "grant_type": grant_type, **grant}
+
+        def call(session: ClientSession, exchange: Exchange) -> TokenResponse:
+            *others, last = self._client_secrets
+            for secret in others:
+                try:
+                    return self._ask_for_tokens(form, secret, session, exchange)
+                except IlertRejectedError as error:
+                    if error.code != "invalid_client":
+                        raise
+            return self._ask_for_tokens(form, last, session, exchange)
+
+        return self._submit(call, deadline)
+
+    def _ask_for_tokens(
+        self, form: Form, client_secret: Secret, session: ClientSession, exchange: Exchange
+    ) -> TokenResponse:
+        fill = partial(_with_form, {**form, "client_secret": client_secret})
+        tokens = parse_tokens(self._send(TOKEN_PATH, fill, session, exchange))
+        others = (secret for secret in self._client_secrets if secret != client_secret)
+        self._client_secrets = (client_secret, *others)
+        return tokens
 
     def _start(
         self, path: str, fill: Fill, parse: Callable[[OAuthResponse], T], deadline: float | None
     ) -> Future[T]:
-        if deadline is None:
-            deadline = clock() + sum(self._timeout)
-
         def call(session: ClientSession, exchange: Exchange) -> T:
             return parse(self._send(path, fill, session, exchange))
 
+        return self._submit(call, deadline)
+
+    def _submit(
+        self, call: Callable[[ClientSession, Exchange], T], deadline: float | None
+    ) -> Future[T]:
+        if deadline is None:
+            deadline = clock() + sum(self._timeout)
         return self._workers.submit(call, deadline)
 
     def _send(

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.internal import scopes as scope_names
+from django_ilert_oauth.internal.setting_values import DEFAULT_CLIENT
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 
 from ._fake_grants import make_token
@@ -23,13 +24,14 @@ def connected_account(
     scopes: str | Iterable[str] | None = None,
     expires_in: float = 3600,
     status: str = Status.CONNECTED,
+    client: str = DEFAULT_CLIENT,
     **columns: Any,
 ) -> ConnectedAccount:
     """Creates an account of grace at acme; ``columns`` are those of the model.
 
     It was granted ``ILERT_OAUTH_SCOPES``, or ``scopes``. ``expires_in`` is in seconds; below zero,
-    the access token has expired. Without ``ILERT_OAUTH_ENCRYPTION_KEYS`` in the settings this works
-    only inside ``fake_ilert()``.
+    the access token has expired. ``client`` is a name in ``ILERT_OAUTH_CLIENTS``. Without
+    ``ILERT_OAUTH_ENCRYPTION_KEYS`` in the settings this works only inside ``fake_ilert()``.
     """
     scope = scope_names.union(conf.scopes if scopes is None else scopes)
     identity = {"tenant_id": "acme", "username": "grace", "granted_scope": scope, **columns}
@@ -39,10 +41,11 @@ def connected_account(
         "scope": identity["granted_scope"],
     }
     tokens = {f"{kind}_token": make_token(kind, owner) for kind in ("access", "refresh")}
+    chosen = conf.client(client)
     made = {
         "user": user,
-        "api_url": conf.api_url,
-        "client_id": conf.client_id,
+        "api_url": chosen.api_url,
+        "client_id": chosen.client_id,
         "requested_scope": scope,
         "access_token_expires_at": timezone.now() + timedelta(seconds=expires_in),
         "status": status,

@@ -24,9 +24,9 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 
 from django_ilert_oauth.api import retry
-from django_ilert_oauth.conf import PREFIX
 from django_ilert_oauth.flows._bulk.rate_limiter import RateLimiter
 from django_ilert_oauth.internal import scopes as scope_names
+from django_ilert_oauth.internal.setting_values import PREFIX
 from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.oauth.client import AUTHORIZE_PATH
 

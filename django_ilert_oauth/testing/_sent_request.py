@@ -31,7 +31,10 @@ class SentRequest:
 
 def as_sent(request: requests.PreparedRequest) -> SentRequest:
     """Its path is relative to ``ILERT_OAUTH_API_URL``, or the full URL of another host."""
-    parts = urlsplit((request.url or "").removeprefix(conf.api_url))
+    url = request.url or ""
+    for api_url, _client_id in conf.client_keys():
+        url = url.removeprefix(api_url)
+    parts = urlsplit(url)
     path = parts._replace(query="", fragment="").geturl()
     headers = {
         name: str(value)

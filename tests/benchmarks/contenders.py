@@ -48,7 +48,7 @@ def social() -> Contender:
 def _bare(threads: int, requests_wanted: int) -> None:
     form = {
         "client_id": conf.client_id,
-        "client_secret": conf.client_secret.reveal(),
+        "client_secret": conf.client_secret[0].reveal(),
         "grant_type": "refresh_token",
         "refresh_token": ANSWER["refresh_token"],
     }

@@ -46,7 +46,7 @@ each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 def ask(api_url: str, call: Callable[[IlertClient], object] = CALLS["refresh"]) -> object:
     with IlertClient(
-        api_url=api_url, client_id="the-client", client_secret=Secret("secret"), timeout=(5, 5)
+        api_url=api_url, client_id="the-client", client_secrets=[Secret("secret")], timeout=(5, 5)
     ) as ilert:
         return call(ilert)
 

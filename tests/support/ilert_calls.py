@@ -32,7 +32,7 @@ def open_client(api_url: str = API_URL, *, timeout: tuple[float, float] = (5, 5)
     return IlertClient(
         api_url=api_url,
         client_id=ilert_guide.CLIENT_ID,
-        client_secret=Secret(ilert_guide.CLIENT_SECRET),
+        client_secrets=[Secret(ilert_guide.CLIENT_SECRET)],
         timeout=timeout,
     )
 

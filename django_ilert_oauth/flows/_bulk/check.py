@@ -73,7 +73,7 @@ class _Checking(Run[CheckResult]):
     def _steps(self, look: Look, requester: Requester) -> Steps[Outcome | None]:
         for _ in range(MAX_ATTEMPTS):
             outcome = yield from self._check(look, requester)
-            if not self._pause_after(outcome):
+            if not self._pause_after(look.account, outcome):
                 break
         return outcome
 
@@ -89,7 +89,7 @@ class _Checking(Run[CheckResult]):
     def _refresh(self, requester: Requester, account: ConnectedAccount) -> Steps[Outcome]:
         outcome = yield from refresh_steps(account, requester, is_too_early)
         if outcome.refreshed:
-            self._guard.succeeded()
+            self._state_of(account).guard.succeeded()
         return outcome
 
     def _count(self, outcome: Outcome) -> bool:

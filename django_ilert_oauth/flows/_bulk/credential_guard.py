@@ -8,6 +8,7 @@ No code is documented for a wrong client secret; it may look like ``invalid_gran
 - A run in which every grant is refused marks no account.
 - ``mark_ended`` settles it: then each ``invalid_grant`` is believed.
 - ``invalid_client`` ends a run at once.
+- Each client has a guard of its own: what one is answered says nothing about another.
 """
 
 from __future__ import annotations
@@ -83,9 +84,10 @@ MIN_INVALID_GRANTS = 10
 WINDOW = timedelta(hours=1)
 
 
-def credentials_seem_wrong() -> bool:
-    """Whether the last responses to all of this site's processes were ``invalid_grant``."""
-    refused = account_rows().filter(
+def credentials_seem_wrong(client: str) -> bool:
+    """Whether the last responses to this client, of all processes, were ``invalid_grant``."""
+    accounts = account_rows().of_client(client)
+    refused = accounts.filter(
         status=Status.RECONNECT_REQUIRED,
         last_error="invalid_grant",
         last_error_at__gt=database_now(database()) - WINDOW,
@@ -94,4 +96,4 @@ def credentials_seem_wrong() -> bool:
     since = times[MIN_INVALID_GRANTS - 1 : MIN_INVALID_GRANTS].first()
     if since is None:
         return False
-    return not account_rows().filter(Q(refreshed_at__gt=since) | Q(connected_at__gt=since)).exists()
+    return not accounts.filter(Q(refreshed_at__gt=since) | Q(connected_at__gt=since)).exists()

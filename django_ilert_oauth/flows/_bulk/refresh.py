@@ -15,7 +15,6 @@ from django_ilert_oauth.exceptions import (
     IlertUnavailableError,
     ReconnectRequiredError,
 )
-from django_ilert_oauth.flows._client import belongs_to_client
 from django_ilert_oauth.flows._lease import Look, look_at_many, take_lease
 from django_ilert_oauth.flows._refresh_request import Outcome, Requester, refresh_under
 from django_ilert_oauth.flows._steps import Steps
@@ -62,9 +61,9 @@ def refresh_many(
     (``ILERT_OAUTH_REQUESTS_PER_MINUTE``; 0 for no limit), and a 429 pauses all of them. Accounts
     that failed before are asked for last; ``retry_reconnect_required`` asks again for refused
     grants, too. Setting ``stop`` ends the run once the requests under way are stored. It ends early
-    where ilert or the database is down and where ilert refuses the client itself. An
-    ``invalid_grant`` ends a grant once any account of the run has been refreshed; ``mark_ended``
-    believes it without. ``on_done`` is called with the key of each account that was refreshed.
+    where the database is down, and for the accounts of one client where its ilert is down or
+    refuses the client itself. An ``invalid_grant`` ends a grant once any account of its client has
+    been refreshed; ``mark_ended`` believes it without. ``on_done`` gets the key of each refreshed.
 
     Raises ``ValueError`` for options that make no sense, and ``TransactionManagementError`` inside
     a transaction.
@@ -109,7 +108,7 @@ class _Refreshing(Run[BulkResult]):
         account = look.account
         if account.status not in self._statuses:
             self._result.failures[account.pk] = ReconnectRequiredError.code
-        elif not belongs_to_client(account):
+        elif not conf.has_client(account.api_url, account.client_id):
             self._result.failures[account.pk] = EndpointMismatchError.code
         elif look.is_leased or self._is_too_early(account, look.now):
             self._result.skipped += 1
@@ -122,13 +121,13 @@ class _Refreshing(Run[BulkResult]):
 
     def _steps(self, look: Look, requester: Requester) -> Steps[Outcome | None]:
         for _ in range(MAX_ATTEMPTS):
-            yield from requester.slot()
+            yield from requester.slot(look.account)
             until = clock() + DATABASE_PATIENCE
             lease = yield from retrying(partial(take_lease, look), until, writes=True)
             if lease is None:
                 return (yield from retrying(partial(self._without_lease, look), until))
             outcome = yield from refresh_under(lease, requester)
-            if not self._pause_after(outcome):
+            if not self._pause_after(look.account, outcome):
                 break
         return outcome
 

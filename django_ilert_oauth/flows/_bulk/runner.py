@@ -6,7 +6,7 @@ import heapq
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
@@ -17,19 +17,21 @@ from django.db import DataError, connections
 from django.db.transaction import TransactionManagementError
 
 from django_ilert_oauth.exceptions import IlertOAuthError, IlertRejectedError, IlertUnavailableError
-from django_ilert_oauth.flows._client import open_client
+from django_ilert_oauth.flows._client import require_client
 from django_ilert_oauth.flows._lease import Look
 from django_ilert_oauth.flows._refresh_request import Outcome, Requester
 from django_ilert_oauth.flows._steps import Steps, run_now
 from django_ilert_oauth.flows._storing import DATABASE_ERRORS, PAUSE, can_store, retrying
 from django_ilert_oauth.flows._transactions import drop_broken_connection, in_transaction
 from django_ilert_oauth.internal.rows import database
+from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.client import IlertClient
 from django_ilert_oauth.oauth.transport import clock, pause_after_429
 
 from .account_queue import AccountQueue
-from .credential_guard import CredentialGuard, rejects_client
-from .rate_limiter import MAX_NAP, RateLimiter
+from .client_state import ClientState, client_states, opened
+from .credential_guard import rejects_client
+from .rate_limiter import MAX_NAP
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ class RunResult(ABC):
     """``failures`` has the code of each account that failed, by pk.
 
     ``stopped`` is empty for a run that came to its end, else ``credentials``, ``invalid_client``,
-    ``outage``, ``database`` or ``interrupted``.
+    ``outage``, ``database`` or ``interrupted``. The first three are a client's own: accounts of
+    others were gone on with.
     """
 
     failures: dict[Any, str] = field(default_factory=dict)
@@ -113,10 +116,8 @@ class Run(ABC, Generic[Result]):
         self._on_progress = on_progress or (lambda result: None)
         self._on_done = on_done or (lambda pk: None)
         self._stop = stop or threading.Event()
-        self._limiter = RateLimiter(per_minute)
-        self._guard = CredentialGuard(mark_ended=mark_ended)
+        self._states = client_states(per_minute, mark_ended=mark_ended)
         self._has_ended = False
-        self._unanswered = 0
         self._active = 0
         self._ready: SimpleQueue[_Task] = SimpleQueue()
         self._sleeping: list[tuple[float, int, _Task]] = []
@@ -124,9 +125,9 @@ class Run(ABC, Generic[Result]):
 
     def execute(self) -> Result:
         started = clock()
-        with open_client() as client:
+        with opened(self._states) as clients:
             try:
-                self._run(client)
+                self._run(clients)
             except BaseException:
                 # Responses that are under way are stored all the same.
                 self._has_ended = True
@@ -137,8 +138,8 @@ class Run(ABC, Generic[Result]):
         drop_broken_connection()
         if self._stop.is_set():
             self._stop_early("interrupted")
-        elif self._guard.has_only_invalid_grants:
-            self._stop_early("credentials")
+        else:
+            self._stop_clients_with_only_invalid_grants()
         self._result.seconds = clock() - started
         return self._result
 
@@ -154,9 +155,13 @@ class Run(ABC, Generic[Result]):
     def _count(self, outcome: Outcome) -> bool:
         """Counts what did not fail, and says whether it was done."""
 
-    def _run(self, client: IlertClient) -> None:
+    def _run(self, clients: Mapping[tuple[str, str], IlertClient]) -> None:
         requester = Requester(
-            client, slot=self._slot, on_invalid_grant=self._guard.on_invalid_grant
+            client_for=lambda account: clients[account.api_url, account.client_id],
+            slot=self._slot,
+            on_invalid_grant=lambda response: self._state_of(
+                response.account
+            ).guard.on_invalid_grant(response),
         )
         self._queue: AccountQueue = self._from_database(self._make_queue)
         while True:
@@ -175,10 +180,25 @@ class Run(ABC, Generic[Result]):
     def _take(self) -> Look | None:
         if self._is_over() or self._left == 0:
             return None
-        look: Look | None = self._from_database(self._next)
+        look: Look | None = self._from_database(self._next_to_ask)
         if look is not None and self._left is not None:
             self._left -= 1
         return look
+
+    def _next_to_ask(self) -> Look | None:
+        """Without those of clients that are asked nothing more for."""
+        while (look := self._next()) is not None:
+            state = self._find_state(look.account)
+            if state is None or not state.has_ended:
+                return look
+        return None
+
+    def _find_state(self, account: ConnectedAccount) -> ClientState | None:
+        return self._states.get((account.api_url, account.client_id))
+
+    def _state_of(self, account: ConnectedAccount) -> ClientState:
+        require_client(account)
+        return self._states[account.api_url, account.client_id]
 
     def _from_database(self, call: Callable[[], Any]) -> Any:
         """None where the database fails for good."""
@@ -230,57 +250,60 @@ class Run(ABC, Generic[Result]):
         self._active -= 1
         if outcome is not None:
             account = task.look.account
-            self._note(account.pk, outcome)
+            self._note(account, outcome)
             outcome.send_signal(account)
         self._on_progress(self._result)
 
-    def _note(self, pk: Any, outcome: Outcome) -> None:
+    def _note(self, account: ConnectedAccount, outcome: Outcome) -> None:
         error = outcome.error
         if error is None:
             if self._count(outcome):
-                self._on_done(pk)
+                self._on_done(account.pk)
         else:
-            self._result.failures[pk] = error.code
-        if outcome.refreshed:
-            self._from_database(self._guard.succeeded)
-        elif rejects_client(error):
-            self._stop_early("invalid_client")
-        elif error is not None and error.code == "not_stored":
-            self._stop_early("database")
-        self._note_outage(outcome)
+            self._result.failures[account.pk] = error.code
+            if error.code == "not_stored":
+                self._stop_early("database")
+        if state := self._find_state(account):
+            self._note_of_client(state, outcome)
 
-    def _note_outage(self, outcome: Outcome) -> None:
+    def _note_of_client(self, state: ClientState, outcome: Outcome) -> None:
         error = outcome.error
+        if outcome.refreshed:
+            self._from_database(state.guard.succeeded)
+        elif rejects_client(error):
+            self._stop_client(state, "invalid_client")
         if error is None or (isinstance(error, IlertRejectedError) and error.status):
-            self._unanswered = 0
+            state.unanswered = 0
         elif isinstance(error, IlertUnavailableError) and error.code not in OWN_CODES:
-            self._unanswered += error.status in OUTAGE_STATUSES
-            if self._unanswered >= OUTAGE:
-                self._stop_early("outage")
+            state.unanswered += error.status in OUTAGE_STATUSES
+            if state.unanswered >= OUTAGE:
+                self._stop_client(state, "outage")
 
-    def _slot(self) -> Steps[None]:
+    def _slot(self, account: ConnectedAccount) -> Steps[None]:
         """For the next request; raises ``Stopped``."""
-        for seconds in self._limiter.slot():
+        state = self._state_of(account)
+        for seconds in state.limiter.slot():
             yield seconds
-            self._require_running()
-        self._require_running()
+            self._require_running(state)
+        self._require_running(state)
         while not can_store():
             yield PAUSE
-            self._require_running()
+            self._require_running(state)
 
-    def _require_running(self) -> None:
-        if self._is_over():
+    def _require_running(self, state: ClientState) -> None:
+        if self._is_over() or state.has_ended:
             raise Stopped
 
     def _is_over(self) -> bool:
-        return self._has_ended or self._stop.is_set()
+        all_have_ended = all(state.has_ended for state in self._states.values())
+        return self._has_ended or self._stop.is_set() or all_have_ended
 
-    def _pause_after(self, outcome: Outcome) -> bool:
-        """Whether ilert asks for fewer requests: then all of the run pauses."""
+    def _pause_after(self, account: ConnectedAccount, outcome: Outcome) -> bool:
+        """Whether ilert asks for fewer requests: then all requests to it pause."""
         if outcome.error is None or outcome.error.code != "rate_limited":
             return False
         asked = getattr(outcome.error, "retry_after", None)
-        self._limiter.pause(min(pause_after_429(asked), MAX_PAUSE))
+        self._state_of(account).limiter.pause(min(pause_after_429(asked), MAX_PAUSE))
         return True
 
     def _database_failed(self, error: Exception) -> None:
@@ -288,6 +311,17 @@ class Run(ABC, Generic[Result]):
         if not connections[database()].in_atomic_block:
             connections[database()].close()
         self._stop_early("database")
+
+    def _stop_clients_with_only_invalid_grants(self) -> None:
+        for state in self._states.values():
+            if state.guard.has_only_invalid_grants:
+                self._stop_client(state, "credentials")
+
+    def _stop_client(self, state: ClientState, reason: str) -> None:
+        if not state.has_ended:
+            logger.error("The run asks no more for the client %s: %s", state.name, reason)
+        state.has_ended = True
+        self._result.stopped = self._result.stopped or reason
 
     def _stop_early(self, reason: str) -> None:
         self._result.stopped = self._result.stopped or reason

@@ -1,0 +1,73 @@
+"""The encryption keys: those in the setting, or what the callable returns that it names."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from django_ilert_oauth.oauth.secret import Secret
+
+from .setting_values import PREFIX, fernet_keys, get
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a vault is left alone which had no other keys: a page may list many bad rows.
+PAUSE = 60.0
+
+
+class KeySource:
+    """A callable is asked once, and again where its keys do not open a token."""
+
+    def __init__(self) -> None:
+        self._asked: Any = None
+        self._keys: list[Secret] = []
+        self._paused_until = 0.0
+
+    def keys(self) -> list[Secret] | None:
+        """Empty where none are given, None where they are malformed.
+
+        Raises ``ImproperlyConfigured`` where the callable cannot be imported or raises.
+        """
+        if not _is_callable():
+            return fernet_keys(get("ENCRYPTION_KEYS"))
+        if self._asked == get("ENCRYPTION_KEYS"):
+            return self._keys
+        keys = _ask()
+        if keys:
+            self._asked, self._keys, self._paused_until = get("ENCRYPTION_KEYS"), keys, 0.0
+        return keys
+
+    def has_others(self) -> bool:
+        """Whether the callable, asked again, has returned other keys."""
+        if not _is_callable() or time.monotonic() < self._paused_until:
+            return False
+        before, self._asked = self._keys, None
+        try:
+            self.keys()
+        except ImproperlyConfigured as error:
+            logger.warning("%s The keys of before are used.", error)
+        self._asked = get("ENCRYPTION_KEYS")
+        if self._keys == before:
+            self._paused_until = time.monotonic() + PAUSE
+        return self._keys != before
+
+
+def _is_callable() -> bool:
+    """A dotted path stands for one, too; no key has a dot."""
+    value = get("ENCRYPTION_KEYS")
+    return callable(value) or (isinstance(value, str) and "." in value)
+
+
+def _ask() -> list[Secret] | None:
+    source: Callable[[], Any] | str = get("ENCRYPTION_KEYS")
+    try:
+        return fernet_keys((import_string(source) if isinstance(source, str) else source)())
+    except Exception as error:
+        failure = type(error).__name__
+    # Raised from here: the frames of a vault's client may hold the keys.
+    raise ImproperlyConfigured(f"{PREFIX}ENCRYPTION_KEYS could not be asked: {failure}.")
