@@ -51,7 +51,7 @@ class Conf:
 
     @property
     def client_secret(self) -> tuple[Secret, ...]:
-        """Never empty; each is tried where ilert answers ``invalid_client`` to the one before."""
+        """Never empty; each is tried where ilert refuses the one before as ``invalid_client``."""
         return values.client_secrets("CLIENT_SECRET")
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -16,7 +17,7 @@ from .setting_values import PREFIX, fernet_keys, get
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a vault is left alone which had no other keys: a page may list many bad rows.
+#: Seconds until a vault that had no other keys is asked again: a page may list many bad rows.
 PAUSE = 60.0
 
 
@@ -27,6 +28,8 @@ class KeySource:
         self._asked: Any = None
         self._keys: list[Secret] = []
         self._paused_until = 0.0
+        #: Whether a setting holds what ``_keys`` was made of.
+        self._are_these: Callable[[Any], bool] = lambda setting: False
 
     def keys(self) -> list[Secret] | None:
         """Empty where none are given, None where they are malformed.
@@ -34,13 +37,25 @@ class KeySource:
         Raises ``ImproperlyConfigured`` where the callable cannot be imported or raises.
         """
         if not _is_callable():
-            return fernet_keys(get("ENCRYPTION_KEYS"))
+            return self._validated()
         if self._asked == get("ENCRYPTION_KEYS"):
             return self._keys
         keys = _ask()
+        self._are_these = lambda setting: False
         if keys:
             self._asked, self._keys, self._paused_until = get("ENCRYPTION_KEYS"), keys, 0.0
         return keys
+
+    def _validated(self) -> list[Secret] | None:
+        """Once for as long as the setting stays the same: every use of a token comes here."""
+        if not self._are_these(get("ENCRYPTION_KEYS")):
+            keys = fernet_keys(get("ENCRYPTION_KEYS"))
+            if not keys:
+                return keys
+            validated = copy(get("ENCRYPTION_KEYS"))
+            # In a closure, since error trackers show attributes.
+            self._keys, self._are_these = keys, lambda setting: bool(setting == validated)
+        return self._keys
 
     def has_others(self) -> bool:
         """Whether the callable, asked again, has returned other keys."""

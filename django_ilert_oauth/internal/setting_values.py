@@ -10,6 +10,7 @@ import binascii
 import re
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 from urllib.parse import urlsplit
@@ -138,6 +139,7 @@ def url(name: str, value: Any) -> str:
     return value
 
 
+@lru_cache
 def _is_url(value: str) -> bool:
     """Plainly spelt, so that everybody reads the same host in it."""
     try:

@@ -8,7 +8,7 @@ No code is documented for a wrong client secret; it may look like ``invalid_gran
 - A run in which every grant is refused marks no account.
 - ``mark_ended`` settles it: then each ``invalid_grant`` is believed.
 - ``invalid_client`` ends a run at once.
-- Each client has a guard of its own: what one is answered says nothing about another.
+- Each client has a guard of its own: responses to one say nothing about another.
 """
 
 from __future__ import annotations
