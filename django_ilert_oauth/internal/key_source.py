@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from copy import copy
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -28,8 +27,8 @@ class KeySource:
         self._asked: Any = None
         self._keys: list[Secret] = []
         self._paused_until = 0.0
-        #: Whether a setting holds what ``_keys`` was made of.
-        self._are_these: Callable[[Any], bool] = lambda setting: False
+        #: Of the list that ``_keys`` was made of, in place of the list.
+        self._hash: int | None = None
 
     def keys(self) -> list[Secret] | None:
         """Empty where none are given, None where they are malformed.
@@ -41,20 +40,19 @@ class KeySource:
         if self._asked == get("ENCRYPTION_KEYS"):
             return self._keys
         keys = _ask()
-        self._are_these = lambda setting: False
+        self._hash = None
         if keys:
             self._asked, self._keys, self._paused_until = get("ENCRYPTION_KEYS"), keys, 0.0
         return keys
 
     def _validated(self) -> list[Secret] | None:
         """Once for as long as the setting stays the same: every use of a token comes here."""
-        if not self._are_these(get("ENCRYPTION_KEYS")):
+        current = _hash(get("ENCRYPTION_KEYS"))
+        if current is None or current != self._hash:
             keys = fernet_keys(get("ENCRYPTION_KEYS"))
             if not keys:
                 return keys
-            validated = copy(get("ENCRYPTION_KEYS"))
-            # In a closure, since error trackers show attributes.
-            self._keys, self._are_these = keys, lambda setting: bool(setting == validated)
+            self._keys, self._hash = keys, current
         return self._keys
 
     def has_others(self) -> bool:
@@ -70,6 +68,11 @@ class KeySource:
         if self._keys == before:
             self._paused_until = time.monotonic() + PAUSE
         return self._keys != before
+
+
+def _hash(keys: Any) -> int | None:
+    is_list = isinstance(keys, list | tuple) and all(isinstance(key, str | bytes) for key in keys)
+    return hash(tuple(keys)) if is_list else None
 
 
 def _is_callable() -> bool:

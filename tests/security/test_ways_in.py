@@ -258,9 +258,9 @@ def test_who_writes_an_address_of_their_own_into_a_row_is_sent_no_token(
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("name", ["CLIENT_ID", "CLIENT_SECRET"])
 def test_a_setting_that_is_missing_keeps_nobody_from_ending_a_grant(
-    account: ConnectedAccount, settings: Any, name: str
+    account: ConnectedAccount, ilert: StandIn, settings: Any, name: str
 ) -> None:
     setattr(settings, f"ILERT_OAUTH_{name}", None)
     flows.disconnect(account)
     assert account.status == Status.DISCONNECTED
-    assert PendingRevocation.objects.count() == 1
+    assert ilert.live_refresh_tokens("acme", "grace") == 0
