@@ -7,6 +7,8 @@ import configparser
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -302,6 +304,29 @@ def test_an_extra_that_is_named_exists(name: str) -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     assert name in config["options.extras_require"]
+
+
+@pytest.mark.parametrize("line", re.findall(r"^ +[*/\d]+(?: [*\d]+){4}  (.+)$", TEXT, re.MULTILINE))
+def test_a_line_for_cron_runs_as_printed_and_mails_nothing(line: str, tmp_path: Path) -> None:
+    """By cron's shell and with its environment; only the folder is another."""
+    (tmp_path / "ilert.env").write_text(
+        "export DJANGO_SETTINGS_MODULE=tests.settings DATABASE_URL=sqlite:///:memory:\n"
+        f"export PYTHONPATH={ROOT}:{ROOT / 'example_project'}\n"
+    )
+    (tmp_path / "manage.py").write_text(
+        "import sys\n"
+        "from django.core import management\n"
+        "import django; django.setup()\n"
+        "management.call_command('migrate', verbosity=0)\n"
+        "management.execute_from_command_line(sys.argv)\n"
+    )
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o700)
+    command = ["/bin/sh", "-c", line.replace("/srv/mysite", str(tmp_path))]
+    result = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 # Code and links

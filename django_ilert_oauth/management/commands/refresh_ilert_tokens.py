@@ -48,7 +48,7 @@ class Command(BulkCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         due = self._due(options)
         if options["dry_run"]:
-            return self.show(due, options["limit"])
+            return self.show(due, options)
         with stopped_by_signals() as (stop, received), self.bar(due, options) as on_progress:
             result = flows.refresh_many(
                 due,
@@ -77,18 +77,14 @@ class Command(BulkCommand):
     ) -> None:
         counts = {
             "refreshed": result.refreshed,
+            "failed": result.failed,
             "skipped": result.skipped,
-            "revoked": revocations.revoked,
-            "pending_revocations": revocations.left,
+            "grants_revoked": revocations.revoked,
+            "revocations_pending": revocations.left,
             "revocations_given_up": revocations.given_up,
-            "revocation_failures": revocations.failures,
         }
         if not as_json:
             for pk, code in revocations.failures.items():
                 self.stderr.write(f"Revocation {pk} failed: {code}")
-        line = (
-            f"{result.refreshed} refreshed, {result.failed} failed, {result.skipped} skipped; "
-            f"{revocations.revoked} grants revoked, {revocations.left} revocations pending, "
-            f"{revocations.given_up} given up."
-        )
-        self.report(result, counts, line, as_json=as_json)
+        details = {"revocation_failures": revocations.failures}
+        self.report(result, counts, details, as_json=as_json)
