@@ -116,10 +116,11 @@ class Conf:
 
     @property
     def revoke_on_delete(self) -> bool:
-        value = _get("REVOKE_ON_DELETE", True)
-        if not isinstance(value, bool):
-            raise _malformed("REVOKE_ON_DELETE", "True or False")
-        return value
+        return _bool("REVOKE_ON_DELETE", True)
+
+    @property
+    def read_only(self) -> bool:
+        return _bool("READ_ONLY", False)
 
     @property
     def connected_url(self) -> str:
@@ -206,6 +207,13 @@ def _is_url(value: str) -> bool:
         return False
     is_plain = value.isprintable() and not set(value) & set(" \\@#")
     return is_plain and parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _bool(name: str, default: bool) -> bool:
+    value = _get(name, default)
+    if not isinstance(value, bool):
+        raise _malformed(name, "True or False")
+    return value
 
 
 def _page(name: str) -> str:

@@ -49,6 +49,7 @@ class Reason(models.TextChoices):
     REVOKED_AT_ILERT = "revoked_at_ilert", _("access was revoked at ilert")
     EXPIRED = "expired", _("access has expired")
     DELETED = "deleted", _("the account was deleted")
+    INCIDENT = "incident", _("after an incident")
 
 
 class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):

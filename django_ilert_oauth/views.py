@@ -74,7 +74,7 @@ def connect(request: HttpRequest) -> HttpResponse:
         if form.is_valid():
             try:
                 return HttpResponseRedirect(_url_at_ilert(request, form))
-            except ImproperlyConfigured as error:
+            except (IlertOAuthError, ImproperlyConfigured) as error:
                 _show_error(request, error)
     else:
         # Whoever made the link must not choose the tenant.

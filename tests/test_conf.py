@@ -24,6 +24,7 @@ DEFAULTS = {
     "min_refresh_interval": timedelta(minutes=5),
     "requests_per_minute": 600,
     "revoke_on_delete": True,
+    "read_only": False,
     "connected_url": "/ilert/",
     "disconnected_url": "/ilert/",
 }

@@ -21,7 +21,7 @@ from django_ilert_oauth.views import outside_transactions
 from . import display
 from .actions import CHECK, DISCONNECT, REFRESH, Action
 from .filters import ErrorFilter, ExpiryFilter
-from .read_only import ReadOnlyAdmin
+from .read_only import ReadOnlyAdmin, warn_if_read_only
 from .revocations import show_pending
 from .summary import figures
 
@@ -114,6 +114,7 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
+        warn_if_read_only(request)
         health = partial(figures, self.get_queryset(request))
         context = {"health": health, **(extra_context or {})}
         response = super().changelist_view(request, context)
@@ -129,6 +130,7 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
+        warn_if_read_only(request)
         context = {"permitted_actions": partial(self._permitted, request), **(extra_context or {})}
         return super().change_view(request, object_id, form_url, context)
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from django_ilert_oauth.conf import conf
-from django_ilert_oauth.exceptions import EndpointMismatchError
+from django_ilert_oauth.exceptions import EndpointMismatchError, IlertUnavailableError
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.client import IlertClient
 
 
+def require_writable() -> None:
+    """Raises ``IlertUnavailableError`` on a copy of a site, which is to end no grant of its own."""
+    if conf.read_only:
+        raise IlertUnavailableError(
+            "ILERT_OAUTH_READ_ONLY is on: nothing is connected, refreshed or revoked here.",
+            code="read_only",
+        )
+
+
 def open_client(api_url: str | None = None) -> IlertClient:
+    """Raises ``IlertUnavailableError`` where ``ILERT_OAUTH_READ_ONLY`` is on."""
+    require_writable()
     return IlertClient(
         api_url=api_url or conf.api_url,
         client_id=conf.client_id,

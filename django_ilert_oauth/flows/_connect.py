@@ -43,7 +43,7 @@ from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.signals import account_connected, account_revoked
 
 from ._callback_params import single_parameters
-from ._client import open_client
+from ._client import open_client, require_writable
 from ._revocation import keep_for_revocation
 from ._signals import send_signal
 
@@ -73,8 +73,9 @@ def start_connect(
 
     The user is asked for ``ILERT_OAUTH_SCOPES`` and ``scopes``; for an ``account`` to reconnect
     also for what it asked for before, at its tenant. A ``next_url`` that leads off this site is
-    dropped. Raises ``ValueError`` for a ``tenant`` that is not a host label, and
-    ``PermissionDenied`` for a visitor who is not logged in or whose account it is not.
+    dropped. Raises ``PermissionDenied`` for a visitor who is not logged in or whose account it is
+    not, ``ValueError`` for a ``tenant`` that is not a host label, and ``IlertUnavailableError``
+    where ``ILERT_OAUTH_READ_ONLY`` is on.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied("Log in before connecting an ilert account.")
@@ -123,6 +124,7 @@ def finish_connect(request: HttpRequest) -> ConnectedAccount:
 def _authorize_base(tenant: str | None, account: ConnectedAccount | None) -> str:
     if tenant and not is_tenant(tenant):
         raise ValueError("A tenant is the first part of a host name, such as acme.")
+    require_writable()
     known = tenant or (account.tenant_id if account else None) or conf.tenant
     if known and is_tenant(known):
         return conf.tenant_url.replace("{tenant}", known)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from django.db import OperationalError, transaction
+from django.db import DatabaseError, OperationalError, transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
 from django_ilert_oauth.conf import conf
-from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.internal.rows import account_rows, database, in_pages
 from django_ilert_oauth.models import (
     ConnectedAccount,
     ConnectedAccountQuerySet,
@@ -47,10 +49,46 @@ def disconnect(
     if transaction.get_connection(database()).in_atomic_block:
         _disconnect_inside(account, reason, request)
         return
-    for _ in range(MAX_ATTEMPTS - 1):
-        with suppress(OperationalError):
-            return _disconnect(account, reason, request)
-    _disconnect(account, reason, request)
+    _disconnect_alone(account, reason, request)
+
+
+@dataclass
+class DisconnectResult:
+    """``failures`` has the code of each account that is not disconnected, by pk.
+
+    ``access_ends_at`` is when the last of the access tokens that were wiped expires.
+    """
+
+    disconnected: int = 0
+    failures: dict[Any, str] = field(default_factory=dict)
+    access_ends_at: datetime | None = None
+
+
+def disconnect_many(
+    queryset: ConnectedAccountQuerySet,
+    *,
+    reason: Reason = Reason.INCIDENT,
+    stop: threading.Event | None = None,
+) -> DisconnectResult:
+    """Wipes the tokens of all of them first; ``revoke_pending`` then revokes at the rate limit.
+
+    May be stopped and called again: what is disconnected is left alone.
+    """
+    stop = stop or threading.Event()
+    result = DisconnectResult()
+    for account in in_pages(queryset.using(database()).exclude(status=Status.DISCONNECTED)):
+        if stop.is_set():
+            break
+        access_ends_at = account.access_token_expires_at
+        try:
+            _disconnect_alone(account, reason, None, at_once=False)
+        except DatabaseError:
+            result.failures[account.pk] = "database"
+            continue
+        result.disconnected += 1
+        known = filter(None, (result.access_ends_at, access_ends_at))
+        result.access_ends_at = max(known, default=None)
+    return result
 
 
 def end_grant_of_deleted(instance: ConnectedAccount, **kwargs: Any) -> None:
@@ -83,7 +121,28 @@ def _disconnect_inside(
         account.take_stored({**_ended(reason), **NO_TOKENS})
 
 
-def _disconnect(account: ConnectedAccount, reason: Reason, request: HttpRequest | None) -> None:
+def _disconnect_alone(
+    account: ConnectedAccount,
+    reason: Reason,
+    request: HttpRequest | None,
+    *,
+    at_once: bool = True,
+) -> None:
+    for tries_left in reversed(range(MAX_ATTEMPTS)):
+        try:
+            return _disconnect(account, reason, request, at_once=at_once)
+        except OperationalError:
+            if not tries_left:
+                raise
+
+
+def _disconnect(
+    account: ConnectedAccount,
+    reason: Reason,
+    request: HttpRequest | None,
+    *,
+    at_once: bool = True,
+) -> None:
     row = _row_of(account)
     with transaction.atomic(using=database()):
         # First of all, so that only one caller goes on, and what is read then stays as it is: the
@@ -91,7 +150,7 @@ def _disconnect(account: ConnectedAccount, reason: Reason, request: HttpRequest 
         if not row.exclude(status=Status.DISCONNECTED).update(**_ended(reason)):
             return
         account.refresh_from_db(using=database())
-        keep_for_revocation(account)
+        keep_for_revocation(account, at_once=at_once)
         row.update(**NO_TOKENS)
         account.take_stored(NO_TOKENS)
         send_signal(account_revoked, account, reason=reason, request=request)

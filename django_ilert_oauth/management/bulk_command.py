@@ -60,22 +60,16 @@ def _writes_to_console(handler: logging.Handler) -> bool:
     return getattr(handler, "stream", None) in (sys.stdout, sys.stderr)
 
 
-class BulkCommand(QuietCommand):
+class AccountsCommand(QuietCommand):
     #: What the command does to accounts, for its messages.
     action = ""
     participle = ""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--concurrency", type=positive, default=4, help="requests at the same time (default: 4)"
-        )
-        parser.add_argument(
             "--per-minute",
             type=integer,
             help="requests a minute, 0 for no limit (default: ILERT_OAUTH_REQUESTS_PER_MINUTE)",
-        )
-        parser.add_argument(
-            "--limit", type=positive, help=f"{self.action} this many accounts at most"
         )
         parser.add_argument(
             "--account",
@@ -89,12 +83,6 @@ class BulkCommand(QuietCommand):
             action="store_true",
             help=f"list what would be {self.participle}; make no request",
         )
-        parser.add_argument(
-            "--mark-ended",
-            action="store_true",
-            help="believe every invalid_grant even if no account could be refreshed: these users "
-            "then have to reconnect",
-        )
         parser.add_argument("--json", action="store_true", help="print one JSON object and no bar")
 
     def chosen(self, pks: list[int] | None) -> ConnectedAccountQuerySet:
@@ -107,7 +95,7 @@ class BulkCommand(QuietCommand):
         return rows
 
     def show(self, due: ConnectedAccountQuerySet, options: Mapping[str, Any]) -> None:
-        accounts = due.order_by("pk")[: options["limit"]].iterator(chunk_size=200)
+        accounts = due.order_by("pk")[: options.get("limit")].iterator(chunk_size=200)
         names = {account.pk: str(account) for account in accounts}
         counts = {f"to_be_{self.participle}": len(names)}
         if options["json"]:
@@ -116,6 +104,23 @@ class BulkCommand(QuietCommand):
         for pk, name in names.items():
             self.stdout.write(f"{pk}  {printable(name, self.stdout)}")
         self.stdout.write(f"{in_words(counts)}; nothing was done.")
+
+
+class BulkCommand(AccountsCommand):
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--concurrency", type=positive, default=4, help="requests at the same time (default: 4)"
+        )
+        parser.add_argument(
+            "--limit", type=positive, help=f"{self.action} this many accounts at most"
+        )
+        parser.add_argument(
+            "--mark-ended",
+            action="store_true",
+            help="believe every invalid_grant even if no account could be refreshed: these users "
+            "then have to reconnect",
+        )
 
     @contextmanager
     def bar(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from io import StringIO
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
+
+from django_ilert_oauth.exceptions import IlertOAuthError
 
 
 class QuietCommand(BaseCommand):
@@ -14,7 +16,10 @@ class QuietCommand(BaseCommand):
     def execute(self, *args: Any, **options: Any) -> Any:
         if options["verbosity"] == 0:
             options["stdout"] = options["stderr"] = StringIO()
-        return super().execute(*args, **options)
+        try:
+            return super().execute(*args, **options)
+        except IlertOAuthError as error:
+            raise CommandError(str(error), returncode=2) from None
 
 
 def printable(text: str, stream: Any) -> str:

@@ -170,6 +170,7 @@ class Migration(migrations.Migration):
                             ("revoked_at_ilert", "access was revoked at ilert"),
                             ("expired", "access has expired"),
                             ("deleted", "the account was deleted"),
+                            ("incident", "after an incident"),
                         ],
                         max_length=20,
                         verbose_name="reason",
