@@ -123,6 +123,10 @@ class Conf:
         return _bool("READ_ONLY", False)
 
     @property
+    def keep_events(self) -> timedelta:
+        return _duration("KEEP_EVENTS", timedelta(days=400))
+
+    @property
     def connected_url(self) -> str:
         return _page("CONNECTED_URL")
 

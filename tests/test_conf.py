@@ -25,6 +25,7 @@ DEFAULTS = {
     "requests_per_minute": 600,
     "revoke_on_delete": True,
     "read_only": False,
+    "keep_events": timedelta(days=400),
     "connected_url": "/ilert/",
     "disconnected_url": "/ilert/",
 }

@@ -94,8 +94,8 @@ def default(name: str) -> object:
 
 def understood(cell: str) -> object:
     """What the words of a cell with a default stand for."""
-    if match := re.fullmatch(r"(\d+) minutes", cell):
-        return timedelta(minutes=int(match[1]))
+    if match := re.fullmatch(r"(\d+) (minutes|days)", cell):
+        return timedelta(**{match[2]: int(match[1])})
     words = {"required": ImproperlyConfigured, "the accounts page": reverse("ilert_oauth:accounts")}
     if cell in words:
         return words[cell]
@@ -112,6 +112,7 @@ def test_each_signal_is_described_with_its_arguments(
     ilert.add_fault("token", Fault(503))
     with pytest.raises(IlertUnavailableError):
         flows.refresh(account, force=True)
+    flows.refresh(account, force=True)
     flows.disconnect(account)
     described = readme.rows(r"account_\w+")
     told = {name: sorted(arguments) for name, arguments in sent}

@@ -49,6 +49,7 @@ ACCESS: list[Any] = [
     "refresh_token_expires_at",
 ]
 HEALTH: list[Any] = ["refreshed_at", "last_error", "last_error_at"]
+HISTORY: list[Any] = [display.events]
 
 
 @admin.register(ConnectedAccount)
@@ -73,8 +74,9 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
         (_("Identity"), {"fields": IDENTITY}),
         (_("Access"), {"fields": ACCESS}),
         (_("Health"), {"fields": HEALTH}),
+        (_("History"), {"fields": HISTORY}),
     ]
-    readonly_fields = [*IDENTITY, *ACCESS, *HEALTH]
+    readonly_fields = [*IDENTITY, *ACCESS, *HEALTH, *HISTORY]
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         user_model = get_user_model()

@@ -44,6 +44,7 @@ from django_ilert_oauth.signals import account_connected, account_revoked
 
 from ._callback_params import single_parameters
 from ._client import open_client, require_writable
+from ._history import By, Kind, record
 from ._revocation import keep_for_revocation
 from ._signals import send_signal
 
@@ -215,8 +216,12 @@ def _store(found: AuthorizationRequest, grant: _Grant) -> tuple[ConnectedAccount
         keep_for_revocation(account, unless=grant.tokens.refresh_token)
         revocations = pending_revocations().filter(account_uuid=account.uuid).order_by("-pk")
         revocation = revocations.values_list("pk", flat=True).first()
+        old_scope = account.granted_scope
         _connect(account, found, grant)
         account.save(using=database())
+        record(account, Kind.CONNECTED if created else Kind.RECONNECTED, By.USER)
+        if not created and old_scope != account.granted_scope:
+            record(account, Kind.SCOPES_CHANGED, By.USER)
         authorization_request.note_connected(found, account)
     return account, created, revocation
 
@@ -280,6 +285,7 @@ def _end(account: ConnectedAccount, request: HttpRequest) -> None:
     same = {name: getattr(account, name) for name in ("pk", "uuid", *TOKEN_COLUMNS)}
     if account_rows().filter(**same).update(**columns):
         account.take_stored(columns)
+        record(account, Kind.RECONNECT_REQUIRED, By.ILERT, Reason.REVOKED_AT_ILERT)
         send_signal(account_revoked, account, reason=Reason.REVOKED_AT_ILERT, request=request)
 
 

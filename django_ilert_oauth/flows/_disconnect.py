@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.core.exceptions import ObjectDoesNotExist
 from django.db import DatabaseError, OperationalError, transaction
 from django.http import HttpRequest
 from django.utils import timezone
@@ -21,6 +23,7 @@ from django_ilert_oauth.models import (
 )
 from django_ilert_oauth.signals import account_revoked
 
+from ._history import Kind, record, record_disconnect
 from ._lease import NO_LEASE
 from ._revocation import keep_for_revocation
 from ._signals import send_signal
@@ -94,8 +97,14 @@ def disconnect_many(
 def end_grant_of_deleted(instance: ConnectedAccount, **kwargs: Any) -> None:
     """Receives ``pre_delete``: of a row, a queryset or a user."""
     stored = _row_of(instance).select_for_update().first()
-    if stored is None or stored.status == Status.DISCONNECTED:
+    if stored is None:
         return
+    record(stored, Kind.DELETED)
+    if stored.status == Status.DISCONNECTED:
+        return
+    with suppress(ObjectDoesNotExist):
+        # Read as long as it is there: receivers are called after the commit.
+        stored.user  # noqa: B018
     if conf.revoke_on_delete:
         keep_for_revocation(stored)
     send_signal(account_revoked, stored, reason=Reason.DELETED, request=None)
@@ -153,6 +162,7 @@ def _disconnect(
         keep_for_revocation(account, at_once=at_once)
         row.update(**NO_TOKENS)
         account.take_stored(NO_TOKENS)
+        record_disconnect(account, reason)
         send_signal(account_revoked, account, reason=reason, request=request)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from django_ilert_oauth import flows
+from django_ilert_oauth.flows._history import prune_events
 from django_ilert_oauth.management.bulk_command import BulkCommand, stopped_by_signals
 from django_ilert_oauth.models import ConnectedAccountQuerySet, Status
 
@@ -62,6 +63,7 @@ class Command(BulkCommand):
                 stop=stop,
             )
             revocations = flows.revoke_pending(per_minute=options["per_minute"], stop=stop)
+        prune_events()
         self._report(result, revocations, as_json=options["json"])
         has_failures = bool(result.failed or revocations.failures)
         self.exit(result, received, has_failures=has_failures)
