@@ -238,7 +238,7 @@ def test_a_setting_that_is_named_exists(name: str) -> None:
 def test_a_page_that_is_named_exists(name: str) -> None:
     with pytest.raises(NoReverseMatch):
         reverse("ilert_oauth:nowhere")
-    pk = [1] if name == "ilert_oauth:disconnect" else []
+    pk = [1] if name in ("ilert_oauth:disconnect", "ilert_oauth:remove") else []
     assert reverse(name, args=pk)
 
 

@@ -6,6 +6,7 @@ from ._bulk.refresh import BulkResult, refresh_many
 from ._check import check
 from ._connect import finish_connect, start_connect
 from ._disconnect import DisconnectResult, disconnect, disconnect_many
+from ._health import Health, export, health
 from ._refresh import get_access_token, refresh
 from ._revocation import RevocationResult, revoke_pending
 from ._rotate_keys import RotationResult, rotate_keys
@@ -14,6 +15,7 @@ __all__ = [
     "BulkResult",
     "CheckResult",
     "DisconnectResult",
+    "Health",
     "RevocationResult",
     "RotationResult",
     "acheck",
@@ -24,8 +26,10 @@ __all__ = [
     "check_many",
     "disconnect",
     "disconnect_many",
+    "export",
     "finish_connect",
     "get_access_token",
+    "health",
     "refresh",
     "refresh_many",
     "revoke_pending",
