@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
-from django.db import OperationalError
+from django.db import OperationalError, connections
 from django.utils import timezone
 
 from django_ilert_oauth import flows
@@ -55,10 +55,14 @@ def test_all_are_disconnected_and_revoked(people: People, ilert: StandIn, sent: 
 def test_all_tokens_are_wiped_before_the_first_grant_is_revoked(
     people: People, monitor: RequestMonitor
 ) -> None:
+    def count_wiped(_count: int) -> None:
+        """In a thread of the server, which has a connection of its own."""
+        rows = ConnectedAccount.objects.filter(refresh_token_ciphertext="")
+        wiped.append(rows.count())
+        connections.close_all()
+
     wiped: list[int] = []
-    monitor.on_arrival = lambda count: wiped.append(
-        ConnectedAccount.objects.filter(refresh_token_ciphertext="").count()
-    )
+    monitor.on_arrival = count_wiped
     people(3)
     Run("--all")
     assert wiped == [3, 3, 3]
