@@ -5,7 +5,7 @@ from typing import Any
 from django.apps import AppConfig
 from django.contrib.auth.signals import user_logged_in
 from django.core import checks
-from django.db.models.signals import pre_delete
+from django.db.models.signals import post_save, pre_delete
 from django.utils.translation import gettext_lazy as _
 
 from .checks import check_clients, check_deployment, check_settings
@@ -16,6 +16,12 @@ def end_grant(**kwargs: Any) -> None:
     from .flows._disconnect import end_grant_of_deleted
 
     end_grant_of_deleted(**kwargs)
+
+
+def record_handover(**kwargs: Any) -> None:
+    from .flows._history import record_handover
+
+    record_handover(**kwargs)
 
 
 class IlertOAuthConfig(AppConfig):
@@ -29,7 +35,9 @@ class IlertOAuthConfig(AppConfig):
         from .internal.authorization_request import mark_browser
 
         user_logged_in.connect(mark_browser)
-        pre_delete.connect(end_grant, sender=self.get_model("ConnectedAccount"))
+        account = self.get_model("ConnectedAccount")
+        pre_delete.connect(end_grant, sender=account)
+        post_save.connect(record_handover, sender=account)
         checks.register(check_settings)
         checks.register(check_deployment, deploy=True)
         checks.register(check_clients, checks.Tags.database)

@@ -162,10 +162,15 @@ class Conf:
 
     @property
     def revoke_on_delete(self) -> bool:
-        value = values.get("REVOKE_ON_DELETE", True)
-        if not isinstance(value, bool):
-            raise values.malformed("REVOKE_ON_DELETE", "True or False")
-        return value
+        return values.boolean("REVOKE_ON_DELETE", True)
+
+    @property
+    def read_only(self) -> bool:
+        return values.boolean("READ_ONLY", False)
+
+    @property
+    def keep_events(self) -> timedelta:
+        return values.duration("KEEP_EVENTS", timedelta(days=400))
 
     @property
     def connected_url(self) -> str:

@@ -50,6 +50,7 @@ class Reason(models.TextChoices):
     REVOKED_AT_ILERT = "revoked_at_ilert", _("access was revoked at ilert")
     EXPIRED = "expired", _("access has expired")
     DELETED = "deleted", _("the account was deleted")
+    INCIDENT = "incident", _("after an incident")
 
 
 class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
@@ -126,6 +127,10 @@ GRANT_COLUMNS = [
 ]
 
 
+#: As they were read; of the user only to tell when the account is handed over.
+REMEMBERED = [*GRANT_COLUMNS, "user_id"]
+
+
 class ConnectedAccount(models.Model):
     """One person in one tenant of one ilert, connected by one user of this site.
 
@@ -200,20 +205,21 @@ class ConnectedAccount(models.Model):
         if is_plain and not kwargs.keys() - {"using"} and self.pk and not self._state.adding:
             kwargs["update_fields"] = self._columns_to_save()
         super().save(*args, **kwargs)
-        self._remember_stored(kwargs.get("update_fields") or GRANT_COLUMNS)
+        names = kwargs.get("update_fields")
+        self._remember_stored(REMEMBERED if names is None else names)
 
     @classmethod
     def from_db(
         cls, db: str | None, field_names: Collection[str], values: Collection[Any], **kwargs: Any
     ) -> Self:
         account = super().from_db(db, field_names, values, **kwargs)
-        account._remember_stored(GRANT_COLUMNS)
+        account._remember_stored(REMEMBERED)
         return account
 
     def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
         super().refresh_from_db(*args, **kwargs)
         named = kwargs.get("fields") or (args[1] if len(args) > 1 else None)
-        self._remember_stored(GRANT_COLUMNS if named is None else named)
+        self._remember_stored(REMEMBERED if named is None else named)
 
     def take_stored(self, values: Mapping[str, Any]) -> None:
         """Takes over columns as they are stored: ``save()`` will not write them again."""
@@ -234,8 +240,17 @@ class ConnectedAccount(models.Model):
 
     def _remember_stored(self, names: Iterable[str]) -> None:
         known: dict[str, Any] = vars(self).get("_stored_values", {})
-        read = {name: vars(self)[name] for name in names if name in vars(self)}
-        self._stored_values = known | {n: v for n, v in read.items() if n in GRANT_COLUMNS}
+        columns = {"user_id" if name == "user" else name for name in names}
+        read = {
+            name: vars(self)[name] for name in REMEMBERED if name in columns & vars(self).keys()
+        }
+        self._stored_values = known | read
+
+    @property
+    def has_new_user(self) -> bool:
+        """Whether it belongs to another user than when it was read."""
+        stored: dict[str, Any] = vars(self).get("_stored_values", {})
+        return bool(stored.get("user_id", self.user_id) != self.user_id)
 
     @property
     def access_token(self) -> Secret:
@@ -272,6 +287,12 @@ class ConnectedAccount(models.Model):
             for name in ("access_token", "refresh_token")
             if (ciphertext := getattr(self, f"{name}_ciphertext"))
         )
+
+    @property
+    def events(self) -> models.QuerySet[AccountEvent]:
+        """The latest first."""
+        events = AccountEvent.objects.using(self._state.db)
+        return events.filter(account_uuid=self.uuid).order_by("-at", "-pk")
 
     @property
     def status_text(self) -> StrOrPromise:
@@ -375,6 +396,46 @@ class PendingRevocation(models.Model):
 
     def place_of(self, token_name: str) -> crypto.Place:
         return (str(self.account_uuid), self.api_url, token_name)
+
+
+class AccountEvent(models.Model):
+    """A change of an account, by its ``uuid``: what has happened outlives the account."""
+
+    class Kind(models.TextChoices):
+        CONNECTED = "connected", _("connected")
+        RECONNECTED = "reconnected", _("reconnected")
+        SCOPES_CHANGED = "scopes_changed", _("scopes changed")
+        REFRESH_FAILED = "refresh_failed", _("refresh failed")
+        RECOVERED = "recovered", _("recovered")
+        RECONNECT_REQUIRED = "reconnect_required", _("needs reconnecting")
+        DISCONNECTED = "disconnected", _("disconnected")
+        RENAMED = "renamed", _("renamed at ilert")
+        HANDED_OVER = "handed_over", _("handed over to another user")
+        DELETED = "deleted", _("deleted")
+
+    class By(models.TextChoices):
+        USER = "user", _("user")
+        ADMIN = "admin", _("administrator")
+        COMMAND = "command", _("command")
+        ILERT = "ilert", _("ilert")
+
+    account_uuid = models.UUIDField(editable=False)
+    at = models.DateTimeField(default=timezone.now, db_index=True)
+    kind = models.CharField(max_length=20, choices=Kind)
+    by = models.CharField(max_length=10, choices=By, blank=True)
+    #: Of the error, or the reason.
+    code = models.CharField(max_length=40, blank=True)
+    #: The log has it, too.
+    reference = models.CharField(max_length=8)
+    client_id = models.CharField(max_length=200)
+
+    class Meta:
+        verbose_name = _("event of an account")
+        verbose_name_plural = _("events of accounts")
+        indexes = [models.Index(fields=["account_uuid", "at"], name="ilert_oauth_event")]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}, {self.at:%Y-%m-%d %H:%M}"
 
 
 class AuthorizationRequest(models.Model):

@@ -10,6 +10,9 @@ account_connected = Signal()
 #: ``account``
 account_refreshed = Signal()
 
+#: ``account``: a refresh has worked again
+account_recovered = Signal()
+
 #: ``account``, ``error`` (an ``IlertOAuthError`` that changed nothing)
 account_refresh_failed = Signal()
 

@@ -12,4 +12,5 @@ urlpatterns = [
     path("choose/", views.choose, name="choose"),
     path("callback/", views.callback, name="callback"),
     path("<int:pk>/disconnect/", views.disconnect, name="disconnect"),
+    path("<int:pk>/remove/", views.remove, name="remove"),
 ]

@@ -35,7 +35,7 @@ from .forms import ConnectForm
 from .internal import account_selection, authorization_request, scopes, signed_scopes
 from .internal.error_messages import error_message
 from .internal.return_urls import connect_url, safe_next_url
-from .internal.rows import account_rows
+from .internal.rows import account_rows, database
 from .internal.setting_values import DEFAULT_CLIENT
 from .models import AuthorizationRequest, Status
 from .oauth.secret import Secret
@@ -75,7 +75,7 @@ def connect(request: HttpRequest) -> HttpResponse:
         if form.is_valid():
             try:
                 return HttpResponseRedirect(_url_at_ilert(request, form))
-            except ImproperlyConfigured as error:
+            except (IlertOAuthError, ImproperlyConfigured) as error:
                 _show_error(request, error)
     else:
         # Whoever made the link must not choose the tenant.
@@ -127,6 +127,18 @@ def disconnect(request: HttpRequest, pk: int) -> HttpResponse:
         messages.info(request, text, fail_silently=True)
         return redirect("ilert_oauth:accounts")
     return render(request, "ilert_oauth/disconnect.html", {"account": account})
+
+
+@page("POST")
+def remove(request: HttpRequest, pk: int) -> HttpResponse:
+    own = account_rows().for_user(request.user).filter(status=Status.DISCONNECTED)
+    # Locked, so that no grant is ended that is made meanwhile.
+    with transaction.atomic(using=database()):
+        account = get_object_or_404(own.select_for_update(), pk=pk)
+        account.delete()
+    text = _("%(account)s is removed.") % {"account": account}
+    messages.success(request, text, fail_silently=True)
+    return redirect("ilert_oauth:accounts")
 
 
 def _url_at_ilert(request: HttpRequest, form: ConnectForm) -> str:

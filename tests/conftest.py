@@ -149,7 +149,8 @@ def connect(browser: Client, ilert: StandIn) -> Callable[..., Any]:
 def sent() -> Iterator[list[tuple[str, dict[str, Any]]]]:
     """Each signal of the app that was sent, as its name and what came with it."""
     seen: list[tuple[str, dict[str, Any]]] = []
-    names = ["account_connected", "account_refreshed", "account_refresh_failed", "account_revoked"]
+    names = ["account_connected", "account_refreshed", "account_recovered"]
+    names += ["account_refresh_failed", "account_revoked"]
     receivers = {name: _recorder(seen, name) for name in names}
     for name, receiver in receivers.items():
         getattr(signals, name).connect(receiver)

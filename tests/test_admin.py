@@ -338,7 +338,7 @@ def test_the_page_of_an_account_is_about_identity_access_and_health(
 ) -> None:
     shown = page(root, f"{LIST}{account.pk}/change/")
     titles = re.findall(r'class="fieldset-heading">([^<]*)<', shown)
-    assert titles == ["Identity", "Access", "Health"]
+    assert titles == ["Identity", "Access", "Health", "History"]
 
 
 def test_what_the_site_may_do_is_told_in_words(root: Client, account: ConnectedAccount) -> None:

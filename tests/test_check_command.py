@@ -47,7 +47,7 @@ def test_tenant_username_and_scope_are_brought_into_line_with_ilert(
     token = account.access_token.reveal()
     ilert.add_fault("token_info", named("hopper", "globex", "profile source:d"))
     run = Run()
-    assert (run.out, run.err, run.code) == ("1 checked, 1 of them changed, 0 failed.\n", "", 0)
+    assert (run.out, run.err, run.code) == ("1 checked, 1 changed, 0 failed.\n", "", 0)
     account.refresh_from_db()
     assert (str(account), account.granted_scope) == ("hopper @ globex", "profile source:d")
     assert account.access_token.reveal() == token
@@ -57,13 +57,13 @@ def test_connected_accounts_are_checked_and_no_others(people: People, ilert: Sta
     first, second, _third = people(3)
     ConnectedAccount.objects.filter(pk=first.pk).update(status=Status.DISCONNECTED)
     ConnectedAccount.objects.filter(pk=second.pk).update(status=Status.RECONNECT_REQUIRED)
-    assert Run().out == "1 checked, 0 of them changed, 0 failed.\n"
+    assert Run().out == "1 checked, 0 changed, 0 failed.\n"
     assert len(ilert.requests) == 1
 
 
 def test_nothing_to_check_is_success(db: None, ilert: StandIn) -> None:
     run = Run()
-    assert (run.out, run.code) == ("0 checked, 0 of them changed, 0 failed.\n", 0)
+    assert (run.out, run.code) == ("0 checked, 0 changed, 0 failed.\n", 0)
 
 
 def test_accounts_may_be_named(people: People, ilert: StandIn) -> None:
@@ -183,7 +183,7 @@ def test_a_grant_that_is_gone_is_marked_once_its_token_is_dead(
     run = Run("--mark-ended")
     assert run.err == f"Account {expired_account.pk} was not checked: invalid_grant\n"
     assert ConnectedAccount.objects.get().needs_reconnect
-    assert Run().out == "0 checked, 0 of them changed, 0 failed.\n"
+    assert Run().out == "0 checked, 0 changed, 0 failed.\n"
 
 
 def test_an_outage_is_2_and_says_that_the_tokens_are_kept(people: People, ilert: StandIn) -> None:
@@ -231,5 +231,5 @@ def test_a_signal_ends_the_command_with_its_own_code(
     monitor.on_arrival = lambda count: strike(number)
     people(3)
     run = Run("--per-minute=0", "--concurrency=1")
-    assert (run.out, run.code) == ("1 checked, 0 of them changed, 0 failed.\n", code)
+    assert (run.out, run.code) == ("1 checked, 0 changed, 0 failed.\n", code)
     assert signal.getsignal(number) is ignore

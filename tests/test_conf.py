@@ -27,6 +27,8 @@ DEFAULTS: dict[str, Any] = {
     "min_refresh_interval": timedelta(minutes=5),
     "requests_per_minute": 600,
     "revoke_on_delete": True,
+    "read_only": False,
+    "keep_events": timedelta(days=400),
     "connected_url": "/ilert/",
     "disconnected_url": "/ilert/",
 }

@@ -116,7 +116,7 @@ def test_the_graph_knows_the_imports_there_are() -> None:
 def test_only_the_app_config_and_the_pytest_plugin_wait_with_an_import() -> None:
     waiting = {name: imports(name, inside_functions(tree)) for name, tree in TREES.items()}
     assert {name: found for name, found in waiting.items() if found} == {
-        "apps": {"flows._disconnect", "internal.authorization_request"},
+        "apps": {"flows._disconnect", "flows._history", "internal.authorization_request"},
         "exceptions": {"_http_exceptions"},
         "pytest_plugin": {"testing._fake_ilert"},
     }

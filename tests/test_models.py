@@ -390,7 +390,7 @@ def test_a_new_account_is_connected_now_and_has_no_troubles(make: Make) -> None:
 
 def test_the_choices_are_the_documented_ones() -> None:
     assert Status.names == ["CONNECTED", "RECONNECT_REQUIRED", "DISCONNECTED"]
-    assert Reason.names == ["USER", "ADMIN", "REVOKED_AT_ILERT", "EXPIRED", "DELETED"]
+    assert Reason.names == ["USER", "ADMIN", "REVOKED_AT_ILERT", "EXPIRED", "DELETED", "INCIDENT"]
     assert (ConnectedAccount.Status, ConnectedAccount.Reason) == (Status, Reason)
 
 

@@ -7,6 +7,8 @@ import configparser
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -93,8 +95,8 @@ def default(name: str) -> object:
 
 def understood(cell: str) -> object:
     """What the words of a cell with a default stand for."""
-    if match := re.fullmatch(r"(\d+) minutes", cell):
-        return timedelta(minutes=int(match[1]))
+    if match := re.fullmatch(r"(\d+) (minutes|days)", cell):
+        return timedelta(**{match[2]: int(match[1])})
     words = {"required": ImproperlyConfigured, "the accounts page": reverse("ilert_oauth:accounts")}
     if cell in words:
         return words[cell]
@@ -111,6 +113,7 @@ def test_each_signal_is_described_with_its_arguments(
     ilert.add_fault("token", Fault(503))
     with pytest.raises(IlertUnavailableError):
         flows.refresh(account, force=True)
+    flows.refresh(account, force=True)
     flows.disconnect(account)
     described = readme.rows(r"account_\w+")
     told = {name: sorted(arguments) for name, arguments in sent}
@@ -236,7 +239,7 @@ def test_a_setting_that_is_named_exists(name: str) -> None:
 def test_a_page_that_is_named_exists(name: str) -> None:
     with pytest.raises(NoReverseMatch):
         reverse("ilert_oauth:nowhere")
-    pk = [1] if name == "ilert_oauth:disconnect" else []
+    pk = [1] if name in ("ilert_oauth:disconnect", "ilert_oauth:remove") else []
     assert reverse(name, args=pk)
 
 
@@ -304,6 +307,29 @@ def test_an_extra_that_is_named_exists(name: str) -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     assert name in config["options.extras_require"]
+
+
+@pytest.mark.parametrize("line", re.findall(r"^ +[*/\d]+(?: [*\d]+){4}  (.+)$", TEXT, re.MULTILINE))
+def test_a_line_for_cron_runs_as_printed_and_mails_nothing(line: str, tmp_path: Path) -> None:
+    """By cron's shell and with its environment; only the folder is another."""
+    (tmp_path / "ilert.env").write_text(
+        "export DJANGO_SETTINGS_MODULE=tests.settings DATABASE_URL=sqlite:///:memory:\n"
+        f"export PYTHONPATH={ROOT}:{ROOT / 'example_project'}\n"
+    )
+    (tmp_path / "manage.py").write_text(
+        "import sys\n"
+        "from django.core import management\n"
+        "import django; django.setup()\n"
+        "management.call_command('migrate', verbosity=0)\n"
+        "management.execute_from_command_line(sys.argv)\n"
+    )
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o700)
+    command = ["/bin/sh", "-c", line.replace("/srv/mysite", str(tmp_path))]
+    result = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 # Code and links

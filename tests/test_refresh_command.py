@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pty
 import re
@@ -60,8 +61,8 @@ class Run:
     def counts(self) -> tuple[int, ...]:
         """Refreshed, failed, skipped, grants revoked, revocations pending."""
         summary = re.fullmatch(
-            r"(\d+) refreshed, (\d+) failed, (\d+) skipped; "
-            r"(\d+) grants revoked, (\d+) revocations pending, \d+ given up\.",
+            r"(\d+) refreshed, (\d+) failed, (\d+) skipped, "
+            r"(\d+) grants revoked, (\d+) revocations pending, \d+ revocations given up\.",
             self.out.splitlines()[-1],
         )
         assert summary is not None, self.out
@@ -381,9 +382,9 @@ def test_a_revocation_that_is_given_up_is_said_once(
     unreadable(account, ilert)
     flows.disconnect(account)
     run = Run()
-    assert (run.out.endswith(", 0 revocations pending, 1 given up.\n"), run.code) == (True, 1)
+    assert (run.out.endswith(", 1 revocations given up.\n"), run.code) == (True, 1)
     again = Run()
-    assert (again.out.endswith(", 0 revocations pending, 0 given up.\n"), again.code) == (True, 0)
+    assert (again.out.endswith(", 0 revocations given up.\n"), again.code) == (True, 0)
 
 
 def test_json_has_the_revocations(
@@ -397,10 +398,10 @@ def test_json_has_the_revocations(
     lost, refused, *_good = PendingRevocation.objects.order_by("pk")
     run = Run("--json")
     told = json.loads(run.out)
-    names = ("revoked", "pending_revocations", "revocations_given_up", "revocation_failures")
+    names = ("grants_revoked", "revocations_pending", "revocations_given_up", "revocation_failures")
     assert {name: told[name] for name in names} == {
-        "revoked": 2,
-        "pending_revocations": 1,
+        "grants_revoked": 2,
+        "revocations_pending": 1,
         "revocations_given_up": 1,
         "revocation_failures": {
             str(lost.pk): "token_unreadable",
@@ -487,12 +488,39 @@ def test_json_is_one_object_with_counts_and_what_failed(
         "skipped": 1,
         "failures": {str(bad.pk): code},
         "stopped": "",
-        "revoked": 0,
-        "pending_revocations": 0,
+        "grants_revoked": 0,
+        "revocations_pending": 0,
         "revocations_given_up": 0,
         "revocation_failures": {},
     }
     assert (run.out.count("\n"), run.err, run.code) == (1, "", 1)
+
+
+def test_json_counts_by_the_words_of_the_text(people: Callable[..., Any], ilert: StandIn) -> None:
+    people(2)
+    words = re.findall(r"\d+ ([a-z ]+)", Run().out)
+    told = json.loads(Run("--json").out)
+    assert [key for key, value in told.items() if type(value) is int] == [
+        word.replace(" ", "_") for word in words
+    ]
+
+
+def test_json_of_a_dry_run_names_the_accounts(
+    people: Callable[..., list[ConnectedAccount]], ilert: StandIn
+) -> None:
+    account, _other = people(2)
+    told = json.loads(Run("--dry-run", "--json", "--limit=1").out)
+    assert told == {"to_be_refreshed": 1, "accounts": {str(account.pk): "user-0 @ acme"}}
+    assert ilert.requests == []
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--dry-run"]])
+def test_verbosity_0_is_silent_and_keeps_the_exit_status(
+    people: Callable[..., list[ConnectedAccount]], ilert: StandIn, options: list[str]
+) -> None:
+    unreadable(people(2)[0], ilert)
+    run = Run("--verbosity=0", *options)
+    assert (run.out, run.err, run.code) == ("", "", int("--dry-run" not in options))
 
 
 def test_away_from_a_terminal_there_is_one_line_and_no_bar(
@@ -566,6 +594,31 @@ def test_the_bar_is_drawn_on_one_line(people: Callable[..., Any], slow: RequestM
     shown = shown_on_terminal("--concurrency=1")
     assert shown.count("\r") > 2
     assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("logger", ["", "django_ilert_oauth", "no log"])
+def test_a_line_of_the_log_and_the_bar_do_not_run_into_each_other(
+    people: Callable[..., list[ConnectedAccount]],
+    slow: RequestMonitor,
+    monkeypatch: pytest.MonkeyPatch,
+    logger: str,
+) -> None:
+    refused(people(4)[0], slow.standin)
+    with (
+        Terminal() as terminal,
+        os.fdopen(terminal.theirs, "w", closefd=False) as stderr,
+        suppress(CommandError),
+    ):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        for name in ("", "django_ilert_oauth"):
+            handlers = [logging.StreamHandler()] if name == logger else []
+            monkeypatch.setattr(logging.getLogger(name), "handlers", handlers)
+        call_command("refresh_ilert_tokens", "--concurrency=1", stdout=StringIO(), stderr=stderr)
+    logged, reported = (
+        line.strip() for line in re.split("[\r\n]+", terminal.shown) if "not refreshed" in line
+    )
+    assert re.fullmatch(r"Account \d+ was not refreshed: invalid_grant", logged)
+    assert reported == logged
 
 
 @pytest.mark.parametrize("options", [["--json"], ["--dry-run"]])
@@ -808,7 +861,7 @@ def test_a_process_that_is_told_to_end_writes_what_is_under_way_and_says_so(
     returned, out, err = process.end()
     count = len(ilert.token_requests)
     assert returned == code, err
-    assert out.startswith(f"{count} refreshed, 0 failed, 0 skipped; 0 grants revoked, ")
+    assert out.startswith(f"{count} refreshed, 0 failed, 0 skipped, 0 grants revoked, ")
     assert err == "CommandError: Stopped by a signal.\n"
     assert refreshed_accounts() == count < 40
     assert held_leases() == 0

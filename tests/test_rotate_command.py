@@ -40,6 +40,10 @@ def test_a_dry_run_says_what_is_still_on_old_keys() -> None:
     assert "Old keys are still needed" in out
 
 
+def test_verbosity_0_is_silent() -> None:
+    assert run("--verbosity=0") == ""
+
+
 def test_rows_that_stay_busy_keep_the_old_key_needed(
     account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def test_the_signals_are_the_documented_ones() -> None:
     assert names == [
         "account_connected",
         "account_refreshed",
+        "account_recovered",
         "account_refresh_failed",
         "account_revoked",
     ]

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
 
 
+#: So many events are shown.
+EVENTS = 50
+
+
 @admin.display(description=_("account"), ordering="username")
 def account(row: ConnectedAccount | PendingRevocation) -> str:
     return str(row)
@@ -91,6 +95,28 @@ def access_token(account: ConnectedAccount) -> StrOrPromise:
 @admin.display(description=_("refresh token"))
 def refresh_token(account: ConnectedAccount) -> StrOrPromise:
     return _storage(account, "refresh_token")
+
+
+@admin.display(description=_("events"))
+def events(account: ConnectedAccount) -> str:
+    """The latest."""
+    rows = (
+        (
+            relative_time(event.at),
+            event.get_kind_display(),
+            event.get_by_display(),
+            event.code,
+            event.reference,
+        )
+        for event in account.events[:EVENTS]
+    )
+    cells = "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>"
+    heading = format_html(
+        "<tr><th>{}</th><th>{}</th><th>{}</th><th>{}</th><th>{}</th></tr>",
+        *(gettext("when"), gettext("what"), gettext("by"), gettext("code"), gettext("reference")),
+    )
+    body = format_html_join("", cells, rows)
+    return format_html("<table>{}{}</table>", heading, body) if body else "-"
 
 
 def relative_time(at: datetime | None) -> str:

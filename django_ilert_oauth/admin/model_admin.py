@@ -21,7 +21,7 @@ from django_ilert_oauth.views import outside_transactions
 from . import display
 from .actions import CHECK, DISCONNECT, REFRESH, Action
 from .filters import ErrorFilter, ExpiryFilter
-from .read_only import ReadOnlyAdmin
+from .read_only import ReadOnlyAdmin, warn_if_read_only
 from .revocations import show_pending
 from .summary import figures
 
@@ -49,6 +49,7 @@ ACCESS: list[Any] = [
     "refresh_token_expires_at",
 ]
 HEALTH: list[Any] = ["refreshed_at", "last_error", "last_error_at"]
+HISTORY: list[Any] = [display.events]
 
 
 @admin.register(ConnectedAccount)
@@ -73,8 +74,9 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
         (_("Identity"), {"fields": IDENTITY}),
         (_("Access"), {"fields": ACCESS}),
         (_("Health"), {"fields": HEALTH}),
+        (_("History"), {"fields": HISTORY}),
     ]
-    readonly_fields = [*IDENTITY, *ACCESS, *HEALTH]
+    readonly_fields = [*IDENTITY, *ACCESS, *HEALTH, *HISTORY]
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         """The client only where there is more than one."""
@@ -119,6 +121,7 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
+        warn_if_read_only(request)
         health = partial(figures, self.get_queryset(request))
         context = {"health": health, **(extra_context or {})}
         response = super().changelist_view(request, context)
@@ -134,6 +137,7 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
+        warn_if_read_only(request)
         context = {"permitted_actions": partial(self._permitted, request), **(extra_context or {})}
         return super().change_view(request, object_id, form_url, context)
 

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.http import HttpRequest
+from django.utils.translation import gettext
+
+from django_ilert_oauth.conf import conf
 
 if TYPE_CHECKING:
     AnyAdmin = admin.ModelAdmin[Any]
@@ -26,3 +29,11 @@ class ReadOnlyAdmin(AnyAdmin):
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+def warn_if_read_only(request: HttpRequest) -> None:
+    if conf.read_only and request.method == "GET":
+        text = gettext(
+            "ILERT_OAUTH_READ_ONLY is on: nothing is connected, refreshed or revoked here."
+        )
+        messages.warning(request, text)

@@ -5,7 +5,8 @@ from ._bulk.check import CheckResult, check_many
 from ._bulk.refresh import BulkResult, refresh_many
 from ._check import check
 from ._connect import finish_connect, start_connect
-from ._disconnect import disconnect
+from ._disconnect import DisconnectResult, disconnect, disconnect_many
+from ._health import Health, export, health
 from ._refresh import get_access_token, refresh
 from ._revocation import RevocationResult, revoke_pending
 from ._rotate_keys import RotationResult, rotate_keys
@@ -13,6 +14,8 @@ from ._rotate_keys import RotationResult, rotate_keys
 __all__ = [
     "BulkResult",
     "CheckResult",
+    "DisconnectResult",
+    "Health",
     "RevocationResult",
     "RotationResult",
     "acheck",
@@ -22,8 +25,11 @@ __all__ = [
     "check",
     "check_many",
     "disconnect",
+    "disconnect_many",
+    "export",
     "finish_connect",
     "get_access_token",
+    "health",
     "refresh",
     "refresh_many",
     "revoke_pending",

@@ -14,9 +14,10 @@ from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.responses import TokenInfo
 
 from ._client import open_clients, require_client
+from ._history import By, Kind, record
 from ._lease import Look, look_at
 from ._refresh import conclude, is_too_early, refresh_by
-from ._refresh_request import ERROR_COLUMNS, Outcome, Requester
+from ._refresh_request import CHECK_ERRORS, ERROR_COLUMNS, Outcome, Requester
 from ._steps import Steps, run_now
 from ._transactions import reconnecting
 
@@ -26,8 +27,6 @@ logger = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
 #: Seconds until an account that has changed is asked about again.
 PAUSE = 0.1
-#: What only a check finds out, and the next one takes back.
-OWN_ERRORS = ("identity_taken", "inactive_token")
 
 #: What refreshes a token that must be refreshed first.
 Refresh = Callable[[ConnectedAccount], Steps[Outcome]]
@@ -62,7 +61,7 @@ def check_steps(account: ConnectedAccount, requester: Requester, refresh: Refres
             yield PAUSE
             look = look_at(account)
     except IlertRejectedError as error:
-        if error.code in OWN_ERRORS:
+        if error.code in CHECK_ERRORS:
             _note(look, error.code)
         raise
     raise IlertUnavailableError("The account keeps changing. Check it again.", code="busy")
@@ -104,7 +103,7 @@ def _changes(account: ConnectedAccount, info: TokenInfo) -> dict[str, Any]:
     changes: dict[str, Any] = {
         name: value for name, value in named.items() if getattr(account, name) != value
     }
-    if account.last_error in OWN_ERRORS:
+    if account.last_error in CHECK_ERRORS:
         changes.update(last_error="", last_error_at=None)
     return changes
 
@@ -117,6 +116,8 @@ def _store(account: ConnectedAccount, changes: dict[str, Any]) -> bool:
     try:
         with transaction.atomic(using=database()):
             is_stored: bool = _unchanged(account).update(**changes) == 1
+            if is_stored:
+                _record(account, changes)
     except IntegrityError:
         is_taken = True
     else:
@@ -131,6 +132,13 @@ def _store(account: ConnectedAccount, changes: dict[str, Any]) -> bool:
         account.take_stored(changes)
         logger.info("Account %s was brought into line with ilert", account.pk)
     return is_stored
+
+
+def _record(account: ConnectedAccount, changes: dict[str, Any]) -> None:
+    if not {"tenant_id", "username"}.isdisjoint(changes):
+        record(account, Kind.RENAMED, By.ILERT)
+    if "granted_scope" in changes:
+        record(account, Kind.SCOPES_CHANGED, By.ILERT)
 
 
 def _note(look: Look, code: str) -> None:

@@ -7,9 +7,18 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 
 from django_ilert_oauth.conf import Client, conf
-from django_ilert_oauth.exceptions import EndpointMismatchError
+from django_ilert_oauth.exceptions import EndpointMismatchError, IlertUnavailableError
 from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount
 from django_ilert_oauth.oauth.client import IlertClient
+
+
+def require_writable() -> None:
+    """Raises ``IlertUnavailableError`` on a copy of a site, which is to end no grant of its own."""
+    if conf.read_only:
+        raise IlertUnavailableError(
+            "ILERT_OAUTH_READ_ONLY is on: nothing is connected, refreshed or revoked here.",
+            code="read_only",
+        )
 
 
 def client_of(row: ConnectedAccount | AuthorizationRequest) -> Client:
@@ -28,6 +37,8 @@ def require_client(row: ConnectedAccount | AuthorizationRequest) -> None:
 
 
 def open_client(client: Client) -> IlertClient:
+    """Raises ``IlertUnavailableError`` where ``ILERT_OAUTH_READ_ONLY`` is on."""
+    require_writable()
     return IlertClient(
         api_url=client.api_url,
         client_id=client.client_id,
@@ -37,7 +48,11 @@ def open_client(client: Client) -> IlertClient:
 
 
 def open_for_revocation(api_url: str) -> IlertClient:
-    """ilert asks for no client credentials there: it works for a client that is gone, too."""
+    """ilert asks for no client credentials there: it works for a client that is gone, too.
+
+    Raises ``IlertUnavailableError`` where ``ILERT_OAUTH_READ_ONLY`` is on.
+    """
+    require_writable()
     return IlertClient(api_url=api_url, client_id="", client_secrets=(), timeout=conf.timeout)
 
 

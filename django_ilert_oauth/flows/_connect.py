@@ -44,7 +44,8 @@ from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.signals import account_connected, account_revoked
 
 from ._callback_params import single_parameters
-from ._client import client_of, open_client
+from ._client import client_of, open_client, require_writable
+from ._history import By, Kind, record
 from ._revocation import keep_for_revocation
 from ._signals import send_signal
 
@@ -76,8 +77,9 @@ def start_connect(
     The user is asked for ``ILERT_OAUTH_SCOPES`` and ``scopes``; for an ``account`` to reconnect
     also for what it asked for before, at its tenant and by its client. ``client`` names another
     one. A ``next_url`` that leads off this site is dropped. Raises ``ValueError`` for a ``tenant``
-    that is not a host label, ``ImproperlyConfigured`` for an unknown client, and
-    ``PermissionDenied`` for a visitor who is not logged in or whose account it is not.
+    that is not a host label, ``ImproperlyConfigured`` for an unknown client, ``PermissionDenied``
+    for a visitor who is not logged in or whose account it is not, and ``IlertUnavailableError``
+    where ``ILERT_OAUTH_READ_ONLY`` is on.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied("Log in before connecting an ilert account.")
@@ -126,6 +128,7 @@ def _client_name(account: ConnectedAccount | None) -> str:
 def _authorize_base(client: Client, tenant: str | None, account: ConnectedAccount | None) -> str:
     if tenant and not is_tenant(tenant):
         raise ValueError("A tenant is the first part of a host name, such as acme.")
+    require_writable()
     known = tenant or (account.tenant_id if account else None) or conf.tenant
     if known and is_tenant(known):
         return client.tenant_url.replace("{tenant}", known)
@@ -230,8 +233,12 @@ def _store(found: AuthorizationRequest, grant: _Grant) -> tuple[ConnectedAccount
         keep_for_revocation(account, unless=grant.tokens.refresh_token)
         revocations = pending_revocations().filter(account_uuid=account.uuid).order_by("-pk")
         revocation = revocations.values_list("pk", flat=True).first()
+        old_scope = account.granted_scope
         _connect(account, found, grant)
         account.save(using=database())
+        record(account, Kind.CONNECTED if created else Kind.RECONNECTED, By.USER)
+        if not created and old_scope != account.granted_scope:
+            record(account, Kind.SCOPES_CHANGED, By.USER)
         authorization_request.note_connected(found, account)
     return account, created, revocation
 
@@ -295,6 +302,7 @@ def _end(account: ConnectedAccount, request: HttpRequest) -> None:
     same = {name: getattr(account, name) for name in ("pk", "uuid", *TOKEN_COLUMNS)}
     if account_rows().filter(**same).update(**columns):
         account.take_stored(columns)
+        record(account, Kind.RECONNECT_REQUIRED, By.ILERT, Reason.REVOKED_AT_ILERT)
         send_signal(account_revoked, account, reason=Reason.REVOKED_AT_ILERT, request=request)
 
 

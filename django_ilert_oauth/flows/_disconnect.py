@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from django.db import OperationalError, transaction
+from django.core.exceptions import ObjectDoesNotExist
+from django.db import DatabaseError, OperationalError, transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
 from django_ilert_oauth.conf import conf
-from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.internal.rows import account_rows, database, in_pages
 from django_ilert_oauth.models import (
     ConnectedAccount,
     ConnectedAccountQuerySet,
@@ -19,6 +23,7 @@ from django_ilert_oauth.models import (
 )
 from django_ilert_oauth.signals import account_revoked
 
+from ._history import Kind, record, record_disconnect
 from ._lease import NO_LEASE
 from ._revocation import keep_for_revocation
 from ._signals import send_signal
@@ -47,18 +52,59 @@ def disconnect(
     if transaction.get_connection(database()).in_atomic_block:
         _disconnect_inside(account, reason, request)
         return
-    for _ in range(MAX_ATTEMPTS - 1):
-        with suppress(OperationalError):
-            _disconnect(account, reason, request)
-            return
-    _disconnect(account, reason, request)
+    _disconnect_alone(account, reason, request)
+
+
+@dataclass
+class DisconnectResult:
+    """``failures`` has the code of each account that is not disconnected, by pk.
+
+    ``access_ends_at`` is when the last of the access tokens that were wiped expires.
+    """
+
+    disconnected: int = 0
+    failures: dict[Any, str] = field(default_factory=dict)
+    access_ends_at: datetime | None = None
+
+
+def disconnect_many(
+    queryset: ConnectedAccountQuerySet,
+    *,
+    reason: Reason = Reason.INCIDENT,
+    stop: threading.Event | None = None,
+) -> DisconnectResult:
+    """Wipes the tokens of all of them first; ``revoke_pending`` then revokes at the rate limit.
+
+    May be stopped and called again: what is disconnected is skipped.
+    """
+    stop = stop or threading.Event()
+    result = DisconnectResult()
+    for account in in_pages(queryset.using(database()).exclude(status=Status.DISCONNECTED)):
+        if stop.is_set():
+            break
+        access_ends_at = account.access_token_expires_at
+        try:
+            _disconnect_alone(account, reason, None, at_once=False)
+        except DatabaseError:
+            result.failures[account.pk] = "database"
+            continue
+        result.disconnected += 1
+        known = filter(None, (result.access_ends_at, access_ends_at))
+        result.access_ends_at = max(known, default=None)
+    return result
 
 
 def end_grant_of_deleted(instance: ConnectedAccount, **kwargs: Any) -> None:
     """Receives ``pre_delete``: of a row, a queryset or a user."""
     stored = _row_of(instance).select_for_update().first()
-    if stored is None or stored.status == Status.DISCONNECTED:
+    if stored is None:
         return
+    record(stored, Kind.DELETED)
+    if stored.status == Status.DISCONNECTED:
+        return
+    with suppress(ObjectDoesNotExist):
+        # Read as long as it is there: receivers are called after the commit.
+        stored.user  # noqa: B018
     if conf.revoke_on_delete:
         keep_for_revocation(stored)
     send_signal(account_revoked, stored, reason=Reason.DELETED, request=None)
@@ -84,7 +130,27 @@ def _disconnect_inside(
         account.take_stored({**_ended(reason), **NO_TOKENS})
 
 
-def _disconnect(account: ConnectedAccount, reason: Reason, request: HttpRequest | None) -> None:
+def _disconnect_alone(
+    account: ConnectedAccount,
+    reason: Reason,
+    request: HttpRequest | None,
+    *,
+    at_once: bool = True,
+) -> None:
+    for _ in range(MAX_ATTEMPTS - 1):
+        with suppress(OperationalError):
+            _disconnect(account, reason, request, at_once=at_once)
+            return
+    _disconnect(account, reason, request, at_once=at_once)
+
+
+def _disconnect(
+    account: ConnectedAccount,
+    reason: Reason,
+    request: HttpRequest | None,
+    *,
+    at_once: bool = True,
+) -> None:
     row = _row_of(account)
     with transaction.atomic(using=database()):
         # First of all, so that only one caller goes on, and what is read then stays as it is: the
@@ -92,9 +158,10 @@ def _disconnect(account: ConnectedAccount, reason: Reason, request: HttpRequest 
         if not row.exclude(status=Status.DISCONNECTED).update(**_ended(reason)):
             return
         account.refresh_from_db(using=database())
-        keep_for_revocation(account)
+        keep_for_revocation(account, at_once=at_once)
         row.update(**NO_TOKENS)
         account.take_stored(NO_TOKENS)
+        record_disconnect(account, reason)
         send_signal(account_revoked, account, reason=reason, request=request)
 
 

@@ -22,8 +22,14 @@ from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from django_ilert_oauth.oauth.client import IlertClient
 from django_ilert_oauth.oauth.responses import TokenResponse
 from django_ilert_oauth.oauth.secret import Secret
-from django_ilert_oauth.signals import account_refresh_failed, account_refreshed, account_revoked
+from django_ilert_oauth.signals import (
+    account_recovered,
+    account_refresh_failed,
+    account_refreshed,
+    account_revoked,
+)
 
+from ._history import By, Kind, record
 from ._lease import NO_LEASE, Lease, release
 from ._revocation import keep_for_revocation
 from ._signals import send_signal
@@ -33,7 +39,8 @@ from ._storing import require_storing, retrying, store, write
 logger = logging.getLogger(__name__)
 
 ERROR_COLUMNS = ["last_error", "last_error_at"]
-STATUS_COLUMNS = ["status", "reason", "status_changed_at"]
+#: What only a check finds out, and the next one takes back.
+CHECK_ERRORS = ("identity_taken", "inactive_token")
 
 
 @dataclass
@@ -41,6 +48,8 @@ class Outcome:
     """What came of a request; its signal is sent once it is committed."""
 
     refreshed: bool = False
+    #: After it had failed.
+    recovered: bool = False
     #: It was committed on another connection than the caller's.
     at_once: bool = False
     signal: Signal | None = None
@@ -55,6 +64,8 @@ class Outcome:
     def send_signal(self, account: ConnectedAccount) -> None:
         if self.signal is not None:
             send_signal(self.signal, account, at_once=self.at_once, **self.facts)
+        if self.recovered:
+            send_signal(account_recovered, account, at_once=self.at_once)
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,7 @@ def end_grant(response: InvalidGrant) -> Steps[Outcome]:
     if not first_time:
         return Outcome(error=ended)
     logger.warning("The grant of account %s has ended: %s", account.pk, account.reason)
+    record(account, Kind.RECONNECT_REQUIRED, By.ILERT, account.reason)
     facts = {"reason": Reason(account.reason), "request": None}
     return Outcome(signal=account_revoked, facts=facts, error=ended)
 
@@ -119,10 +131,13 @@ def refresh_under(lease: Lease, requester: Requester) -> Steps[Outcome]:
 def note_failure(lease: Lease, error: IlertOAuthError) -> Steps[Outcome]:
     """Nothing but the error is written."""
     account = lease.account
+    is_first = not _is_failing(account)
     noted = {"last_error": error.code, "last_error_at": lease.look.now}
     if not (yield from _write(lease, noted)):
         return Outcome()
     logger.warning("Account %s was not refreshed: %s", account.pk, error.code)
+    if is_first:
+        record(account, Kind.REFRESH_FAILED, By.ILERT, error.code)
     return Outcome(signal=account_refresh_failed, facts={"error": error}, error=error)
 
 
@@ -154,12 +169,25 @@ def _keep(lease: Lease, tokens: TokenResponse) -> Steps[Outcome]:
         names.append("status_changed_at")
     values = columns(new, names) | NO_LEASE
     if (yield from store(lease, values, sent)):
+        recovered = _is_failing(account)
+        has_other_scopes = (
+            values.get("granted_scope", account.granted_scope) != account.granted_scope
+        )
         account.take_stored(values)
-        return Outcome(refreshed=True, signal=account_refreshed)
+        if recovered:
+            record(account, Kind.RECOVERED, By.ILERT)
+        if has_other_scopes:
+            record(account, Kind.SCOPES_CHANGED, By.ILERT)
+        return Outcome(refreshed=True, recovered=recovered, signal=account_refreshed)
     if tokens.refresh_token:
         keep = partial(_revoke_if_ended, account, tokens.refresh_token)
         yield from retrying(keep, lease.ends)
     return Outcome()
+
+
+def _is_failing(account: ConnectedAccount) -> bool:
+    has_failed = account.last_error not in ("", *CHECK_ERRORS)
+    return has_failed or account.status != Status.CONNECTED
 
 
 def _revoke_if_ended(account: ConnectedAccount, refresh_token: Secret) -> None:

@@ -26,6 +26,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
+from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import IlertOAuthError, TokenDecryptionError
 from django_ilert_oauth.internal.rows import PAGE, database, in_pages, pending_revocations
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
@@ -70,9 +71,16 @@ class RevocationResult:
     failures: dict[int, str] = field(default_factory=dict)
 
 
-def keep_for_revocation(account: ConnectedAccount, *, unless: Secret | None = None) -> None:
-    """Has the account's refresh token revoked after the commit, unless it is this one."""
-    if not account.refresh_token_ciphertext or (unless and _holds(account, unless)):
+def keep_for_revocation(
+    account: ConnectedAccount, *, unless: Secret | None = None, at_once: bool = True
+) -> None:
+    """Has the account's refresh token revoked after the commit, unless it is this one.
+
+    Not at once: by ``revoke_pending``. A copy of a site leaves the grants to the site itself.
+    """
+    if conf.read_only or not account.refresh_token_ciphertext:
+        return
+    if unless and _holds(account, unless):
         return
     pending = pending_revocations().create(
         account_uuid=account.uuid,
@@ -83,6 +91,8 @@ def keep_for_revocation(account: ConnectedAccount, *, unless: Secret | None = No
         grant_ends_at=account.refresh_token_expires_at,
         refresh_token_ciphertext=account.refresh_token_ciphertext,
     )
+    if not at_once:
+        return
     connection = connections[database()]
     _kept.setdefault(connection, deque(maxlen=MAX_AFTER_COMMIT)).append(pending.pk)
     # The first of these sends all. None does alone: a savepoint may take it back.

@@ -49,6 +49,10 @@ MISCONFIGURED = _(
     "This site is not set up correctly for ilert, so nothing was connected. Trying again will not "
     "help: please tell this site's administrators, and give them the reference."
 )
+READ_ONLY = _(
+    "This is a copy of the site. Nothing can be connected here, so that the site itself keeps its "
+    "access."
+)
 GRANT_ENDED = _(
     "ilert has ended the new access together with the one before. Please connect once more."
 )
@@ -78,6 +82,7 @@ STOPPED: dict[str, StrOrPromise] = {
 _BY_CODE: dict[str, StrOrPromise] = {
     "session_ended": LOGGED_OUT,
     "state_used": USED,
+    "read_only": READ_ONLY,
     "rate_limited": RATE_LIMITED,
     "server_error": SERVER_ERROR,
     "temporarily_unavailable": SERVER_ERROR,

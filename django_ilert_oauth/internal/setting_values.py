@@ -151,6 +151,13 @@ def _is_url(value: str) -> bool:
     return is_plain and parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
+def boolean(name: str, default: bool) -> bool:
+    value = get(name, default)
+    if not isinstance(value, bool):
+        raise malformed(name, "True or False")
+    return value
+
+
 def duration(name: str, default: timedelta) -> timedelta:
     duration = get(name, default)
     if not isinstance(duration, timedelta) or duration < timedelta(0):

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
+import sys
 import threading
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
+from django.core.management.base import CommandError, CommandParser
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from django_ilert_oauth.flows._bulk.runner import RunResult
 from django_ilert_oauth.internal.error_messages import STOPPED
 from django_ilert_oauth.internal.rows import account_rows
 from django_ilert_oauth.models import ConnectedAccountQuerySet
 
-from .console import printable
+from .console import QuietCommand, printable
 
 #: Those that end a run in order; not every platform has them all.
 SIGNALS = [
@@ -40,35 +43,33 @@ def positive(text: str) -> int:
     raise ArgumentTypeError("it must be above 0")
 
 
-class Terminal:
-    """The command's error stream, without the line ends and colours that it adds."""
-
-    def __init__(self, stream: OutputWrapper) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        self._stream.write(text, style_func=str, ending="")
-
-    def flush(self) -> None:
-        self._stream.flush()
+def in_words(counts: Mapping[str, int]) -> str:
+    """``3 refreshed, 0 failed``: the keys of the JSON are the words of the text."""
+    return ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in counts.items())
 
 
-class BulkCommand(BaseCommand):
+def _console_loggers() -> list[logging.Logger]:
+    """Those that write the app's lines to the console, as Python does where no log is set up."""
+    loggers = [logging.getLogger(name) for name in ("", "django_ilert_oauth")]
+    if not any(logger.handlers for logger in loggers):
+        return loggers[:1]
+    return [logger for logger in loggers if any(map(_writes_to_console, logger.handlers))]
+
+
+def _writes_to_console(handler: logging.Handler) -> bool:
+    return getattr(handler, "stream", None) in (sys.stdout, sys.stderr)
+
+
+class AccountsCommand(QuietCommand):
     #: What the command does to accounts, for its messages.
     action = ""
     participle = ""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--concurrency", type=positive, default=4, help="requests at the same time (default: 4)"
-        )
-        parser.add_argument(
             "--per-minute",
             type=integer,
             help="requests a minute, 0 for no limit (default: ILERT_OAUTH_REQUESTS_PER_MINUTE)",
-        )
-        parser.add_argument(
-            "--limit", type=positive, help=f"{self.action} this many accounts at most"
         )
         parser.add_argument(
             "--account",
@@ -82,12 +83,6 @@ class BulkCommand(BaseCommand):
             action="store_true",
             help=f"list what would be {self.participle}; make no request",
         )
-        parser.add_argument(
-            "--mark-ended",
-            action="store_true",
-            help="believe every invalid_grant even if no account could be refreshed: these users "
-            "then have to reconnect",
-        )
         parser.add_argument("--json", action="store_true", help="print one JSON object and no bar")
 
     def chosen(self, pks: list[int] | None) -> ConnectedAccountQuerySet:
@@ -99,23 +94,49 @@ class BulkCommand(BaseCommand):
                 raise CommandError(f"There is no connected account {min(unknown)}.")
         return rows
 
-    def show(self, due: ConnectedAccountQuerySet, limit: int | None) -> None:
-        count = 0
-        for account in due.order_by("pk")[:limit].iterator(chunk_size=200):
-            self.stdout.write(f"{account.pk}  {printable(str(account), self.stdout)}")
-            count += 1
-        self.stdout.write(f"{count} to be {self.participle}; nothing was done.")
+    def show(self, due: ConnectedAccountQuerySet, options: Mapping[str, Any]) -> None:
+        accounts = due.order_by("pk")[: options.get("limit")].iterator(chunk_size=200)
+        names = {account.pk: str(account) for account in accounts}
+        counts = {f"to_be_{self.participle}": len(names)}
+        if options["json"]:
+            self.stdout.write(json.dumps({**counts, "accounts": names}))
+            return
+        for pk, name in names.items():
+            self.stdout.write(f"{pk}  {printable(name, self.stdout)}")
+        self.stdout.write(f"{in_words(counts)}; nothing was done.")
+
+
+class BulkCommand(AccountsCommand):
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--concurrency", type=positive, default=4, help="requests at the same time (default: 4)"
+        )
+        parser.add_argument(
+            "--limit", type=positive, help=f"{self.action} this many accounts at most"
+        )
+        parser.add_argument(
+            "--mark-ended",
+            action="store_true",
+            help="believe every invalid_grant even if no account could be refreshed: these users "
+            "then have to reconnect",
+        )
 
     @contextmanager
     def bar(
         self, due: ConnectedAccountQuerySet, options: dict[str, Any]
     ) -> Iterator[Callable[[RunResult], None] | None]:
+        """Log lines are written above it."""
         if options["json"] or not self.stderr.isatty():
             yield None
             return
-        with tqdm(
-            total=due[: options["limit"]].count(), unit="account", file=Terminal(self.stderr)
-        ) as bar:
+        total = due[: options["limit"]].count()
+        # tqdm tells by the stream itself which lines are in the way of the bar.
+        stream = options.get("stderr") or sys.stderr
+        with (
+            tqdm(total=total, unit="account", file=stream) as bar,
+            logging_redirect_tqdm(_console_loggers()),
+        ):
 
             def draw(result: RunResult) -> None:
                 bar.set_postfix(failed=result.failed, refresh=False)
@@ -124,20 +145,22 @@ class BulkCommand(BaseCommand):
             yield draw
 
     def report(
-        self, result: RunResult, counts: Mapping[str, Any], line: str, *, as_json: bool
+        self,
+        result: RunResult,
+        counts: Mapping[str, int],
+        details: Mapping[str, Any],
+        *,
+        as_json: bool,
     ) -> None:
+        """The counts by their words; ``details`` are for JSON alone."""
         if as_json:
-            common = {
-                "failed": result.failed,
-                "failures": result.failures,
-                "stopped": result.stopped,
-                "seconds": round(result.seconds, 3),
-            }
-            self.stdout.write(json.dumps({**counts, **common}))
+            common = {"failures": result.failures, "stopped": result.stopped}
+            seconds = {"seconds": round(result.seconds, 3)}
+            self.stdout.write(json.dumps({**counts, **details, **common, **seconds}))
             return
         for pk, code in result.failures.items():
             self.stderr.write(f"Account {pk} was not {self.participle}: {code}")
-        self.stdout.write(line)
+        self.stdout.write(f"{in_words(counts)}.")
 
     def exit(self, result: RunResult, received: list[int], *, has_failures: bool) -> None:
         if received:

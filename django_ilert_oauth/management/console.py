@@ -1,8 +1,25 @@
-"""Names on a console: they come from ilert, and do nothing to the terminal."""
+"""What is written to a console: names from ilert that do nothing to it, or nothing at all."""
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from django_ilert_oauth.exceptions import IlertOAuthError
+
+
+class QuietCommand(BaseCommand):
+    """Writes nothing with ``-v 0``, whatever happens: the exit status says how it went."""
+
+    def execute(self, *args: Any, **options: Any) -> Any:
+        if options["verbosity"] == 0:
+            options["stdout"] = options["stderr"] = StringIO()
+        try:
+            return super().execute(*args, **options)
+        except IlertOAuthError as error:
+            raise CommandError(str(error), returncode=2) from None
 
 
 def printable(text: str, stream: Any) -> str:

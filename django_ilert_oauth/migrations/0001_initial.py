@@ -20,6 +20,58 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name="AccountEvent",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("account_uuid", models.UUIDField(editable=False)),
+                ("at", models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("connected", "connected"),
+                            ("reconnected", "reconnected"),
+                            ("scopes_changed", "scopes changed"),
+                            ("refresh_failed", "refresh failed"),
+                            ("recovered", "recovered"),
+                            ("reconnect_required", "needs reconnecting"),
+                            ("disconnected", "disconnected"),
+                            ("renamed", "renamed at ilert"),
+                            ("handed_over", "handed over to another user"),
+                            ("deleted", "deleted"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                (
+                    "by",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("user", "user"),
+                            ("admin", "administrator"),
+                            ("command", "command"),
+                            ("ilert", "ilert"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("code", models.CharField(blank=True, max_length=40)),
+                ("reference", models.CharField(max_length=8)),
+                ("client_id", models.CharField(max_length=200)),
+            ],
+            options={
+                "verbose_name": "event of an account",
+                "verbose_name_plural": "events of accounts",
+                "indexes": [models.Index(fields=["account_uuid", "at"], name="ilert_oauth_event")],
+            },
+        ),
+        migrations.CreateModel(
             name="PendingRevocation",
             fields=[
                 (
@@ -170,6 +222,7 @@ class Migration(migrations.Migration):
                             ("revoked_at_ilert", "access was revoked at ilert"),
                             ("expired", "access has expired"),
                             ("deleted", "the account was deleted"),
+                            ("incident", "after an incident"),
                         ],
                         max_length=20,
                         verbose_name="reason",

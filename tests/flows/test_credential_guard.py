@@ -237,7 +237,7 @@ def test_what_single_requests_marked_comes_back_when_the_secret_is_right(
     assert run(retry_reconnect_required=True) == flows.BulkResult(refreshed=2)
     assert ended() == []
     assert revoked(sent) == accounts
-    assert [name for name, _ in sent[-2:]] == ["account_refreshed"] * 2
+    assert [name for name, _ in sent[-4:]] == ["account_refreshed", "account_recovered"] * 2
 
 
 def test_a_refusal_that_is_noted_while_another_account_succeeds_ends_its_grant(

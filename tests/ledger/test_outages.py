@@ -163,7 +163,7 @@ def test_a_connection_cut_during_the_command_costs_no_summary_and_no_revocation(
     call_command("refresh_ilert_tokens", json=True, per_minute=0, stdout=output)
     summary = json.loads(output.getvalue())
     assert (summary["refreshed"], summary["failed"], summary["stopped"]) == (30, 0, "")
-    assert (summary["revoked"], summary["pending_revocations"]) == (1, 0)
+    assert (summary["grants_revoked"], summary["revocations_pending"]) == (1, 0)
     assert lost(ilert) == []
 
 

@@ -15,7 +15,7 @@ class Command(BulkCommand):
         if not options["account"]:
             due = due.connected()
         if options["dry_run"]:
-            self.show(due, options["limit"])
+            self.show(due, options)
             return
         with stopped_by_signals() as (stop, received), self.bar(due, options) as on_progress:
             result = flows.check_many(
@@ -27,9 +27,10 @@ class Command(BulkCommand):
                 on_progress=on_progress,
                 stop=stop,
             )
-        counts = {"checked": result.checked, "changed": result.changed}
-        line = (
-            f"{result.checked} checked, {result.changed} of them changed, {result.failed} failed."
-        )
-        self.report(result, counts, line, as_json=options["json"])
+        counts = {
+            "checked": result.checked,
+            "changed": result.changed,
+            "failed": result.failed,
+        }
+        self.report(result, counts, {}, as_json=options["json"])
         self.exit(result, received, has_failures=bool(result.failed))

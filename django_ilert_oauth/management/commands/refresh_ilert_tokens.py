@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from django_ilert_oauth import flows
+from django_ilert_oauth.flows._history import prune_events
 from django_ilert_oauth.management.bulk_command import BulkCommand, stopped_by_signals
 from django_ilert_oauth.models import ConnectedAccountQuerySet, Status
 
@@ -48,7 +49,7 @@ class Command(BulkCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         due = self._due(options)
         if options["dry_run"]:
-            self.show(due, options["limit"])
+            self.show(due, options)
             return
         with stopped_by_signals() as (stop, received), self.bar(due, options) as on_progress:
             result = flows.refresh_many(
@@ -63,6 +64,7 @@ class Command(BulkCommand):
                 stop=stop,
             )
             revocations = flows.revoke_pending(per_minute=options["per_minute"], stop=stop)
+        prune_events()
         self._report(result, revocations, as_json=options["json"])
         has_failures = bool(result.failed or revocations.failures)
         self.exit(result, received, has_failures=has_failures)
@@ -78,18 +80,14 @@ class Command(BulkCommand):
     ) -> None:
         counts = {
             "refreshed": result.refreshed,
+            "failed": result.failed,
             "skipped": result.skipped,
-            "revoked": revocations.revoked,
-            "pending_revocations": revocations.left,
+            "grants_revoked": revocations.revoked,
+            "revocations_pending": revocations.left,
             "revocations_given_up": revocations.given_up,
-            "revocation_failures": revocations.failures,
         }
         if not as_json:
             for pk, code in revocations.failures.items():
                 self.stderr.write(f"Revocation {pk} failed: {code}")
-        line = (
-            f"{result.refreshed} refreshed, {result.failed} failed, {result.skipped} skipped; "
-            f"{revocations.revoked} grants revoked, {revocations.left} revocations pending, "
-            f"{revocations.given_up} given up."
-        )
-        self.report(result, counts, line, as_json=as_json)
+        details = {"revocation_failures": revocations.failures}
+        self.report(result, counts, details, as_json=as_json)

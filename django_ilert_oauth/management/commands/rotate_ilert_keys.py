@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.management.console import printable
+from django_ilert_oauth.management.console import QuietCommand, printable
 
 
-class Command(BaseCommand):
+class Command(QuietCommand):
     help = "Re-encrypts stored ilert tokens under the first of ILERT_OAUTH_ENCRYPTION_KEYS."
 
     def add_arguments(self, parser: CommandParser) -> None:

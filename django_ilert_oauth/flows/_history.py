@@ -1,0 +1,62 @@
+"""The history of accounts: one event a change, none for a refresh that just worked.
+
+An event is written where the change is, in its transaction if there is one.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Collection
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from django_ilert_oauth.conf import conf
+from django_ilert_oauth.internal.rows import database
+from django_ilert_oauth.models import AccountEvent, ConnectedAccount, Reason
+
+from ._storing import DATABASE_ERRORS
+
+logger = logging.getLogger(__name__)
+
+By, Kind = AccountEvent.By, AccountEvent.Kind
+
+_BY_REASON = {Reason.USER: By.USER, Reason.ADMIN: By.ADMIN, Reason.INCIDENT: By.COMMAND}
+
+
+def record(account: ConnectedAccount, kind: str, by: str = "", code: str = "") -> None:
+    """Never fails: a grant matters more than its history."""
+    reference = secrets.token_hex(4)
+    logger.info("Account %s: %s %s (reference %s)", account.pk, kind, code, reference)
+    facts = {"kind": kind, "by": by, "code": code, "reference": reference}
+    try:
+        # A savepoint, in a transaction: what fails takes nothing along.
+        with transaction.atomic(using=database()):
+            AccountEvent.objects.using(database()).create(
+                account_uuid=account.uuid, client_id=account.client_id, **facts
+            )
+    except DATABASE_ERRORS as error:
+        logger.warning(
+            "An event was not written: %s (reference %s)", type(error).__name__, reference
+        )
+
+
+def record_disconnect(account: ConnectedAccount, reason: Reason) -> None:
+    record(account, Kind.DISCONNECTED, _BY_REASON.get(reason, ""), reason)
+
+
+def record_handover(
+    instance: ConnectedAccount, update_fields: Collection[str] | None, **kwargs: Any
+) -> None:
+    """Receives ``post_save``."""
+    is_saved = update_fields is None or not {"user", "user_id"}.isdisjoint(update_fields)
+    if is_saved and instance.has_new_user:
+        record(instance, Kind.HANDED_OVER)
+
+
+def prune_events() -> None:
+    """Deletes what is older than ``ILERT_OAUTH_KEEP_EVENTS``."""
+    oldest = timezone.now() - conf.keep_events
+    AccountEvent.objects.using(database()).filter(at__lt=oldest).delete()

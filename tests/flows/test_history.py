@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.db import DatabaseError, connection, transaction
+from django.test import Client
+from django.utils import timezone
+
+from django_ilert_oauth import flows, signals
+from django_ilert_oauth.exceptions import IlertOAuthError
+from django_ilert_oauth.flows._disconnect import end_grant_of_deleted
+from django_ilert_oauth.models import AccountEvent, ConnectedAccount, Reason, Status
+from ilert_standin import Fault, StandIn
+from tests.conftest import AccountFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Fact = tuple[str, str, str]
+
+
+def history() -> list[Fact]:
+    """Kind, by whom and code of each event, the first first."""
+    return list(AccountEvent.objects.order_by("pk").values_list("kind", "by", "code"))
+
+
+def refresh(account: ConnectedAccount) -> None:
+    with suppress(IlertOAuthError):
+        flows.refresh(account, force=True)
+
+
+def named(username: str, scope: str) -> Fault:
+    body = '{"active": true, "tenant_id": "acme", "username": "%s", "scope": "%s"}'
+    return Fault(200, body % (username, scope))
+
+
+def test_connecting_and_connecting_again_are_two_events(connect: Callable[..., Any]) -> None:
+    connect()
+    connect()
+    assert history() == [("connected", "user", ""), ("reconnected", "user", "")]
+
+
+def test_other_scopes_are_an_event_of_their_own(connect: Callable[..., Any], settings: Any) -> None:
+    connect()
+    settings.ILERT_OAUTH_SCOPES = ["profile", "source:w"]
+    connect()
+    assert history()[1:] == [("reconnected", "user", ""), ("scopes_changed", "user", "")]
+
+
+def test_a_refresh_that_just_works_is_no_event(account: ConnectedAccount) -> None:
+    refresh(account)
+    assert history() == []
+
+
+def test_an_episode_of_failures_is_its_begin_and_its_end(
+    account: ConnectedAccount, ilert: StandIn, sent: list[Any]
+) -> None:
+    ilert.add_fault("token", Fault(503))
+    ilert.add_fault("token", Fault(429))
+    for _ in range(4):
+        refresh(account)
+    assert history() == [("refresh_failed", "ilert", "server_error"), ("recovered", "ilert", "")]
+    assert [name for name, _ in sent].count("account_recovered") == 1
+
+
+def test_what_only_a_check_has_found_is_no_episode(account: ConnectedAccount) -> None:
+    ConnectedAccount.objects.update(last_error="identity_taken", last_error_at=timezone.now())
+    refresh(account)
+    assert history() == []
+
+
+def test_scopes_that_a_refresh_brings_are_an_event(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    account = make_account()
+    ConnectedAccount.objects.update(granted_scope="profile")
+    refresh(account)
+    assert history() == [("scopes_changed", "ilert", "")]
+
+
+def test_a_grant_that_ends_is_an_event_once(account: ConnectedAccount, ilert: StandIn) -> None:
+    ilert.revoke_app("acme", "grace")
+    refresh(account)
+    refresh(account)
+    assert history() == [("reconnect_required", "ilert", "revoked_at_ilert")]
+
+
+def test_a_grant_that_was_refused_by_mistake_recovers(
+    account: ConnectedAccount, sent: list[Any]
+) -> None:
+    ConnectedAccount.objects.update(status=Status.RECONNECT_REQUIRED)
+    flows.refresh_many(ConnectedAccount.objects.all(), retry_reconnect_required=True)
+    assert history() == [("recovered", "ilert", "")]
+    assert [name for name, _ in sent] == ["account_refreshed", "account_recovered"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "by"),
+    [(Reason.USER, "user"), (Reason.ADMIN, "admin"), (Reason.INCIDENT, "command")],
+)
+def test_disconnecting_is_an_event_once(account: ConnectedAccount, reason: Reason, by: str) -> None:
+    flows.disconnect(account, reason=reason)
+    flows.disconnect(account, reason=reason)
+    assert history() == [("disconnected", by, reason.value)]
+
+
+def test_another_name_and_other_scopes_at_ilert_are_events(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.add_fault("token_info", named("hopper", "profile"))
+    flows.check(account)
+    flows.check(account)
+    assert history()[:2] == [("renamed", "ilert", ""), ("scopes_changed", "ilert", "")]
+
+
+def test_another_error_than_before_is_no_change_of_a_name(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ConnectedAccount.objects.update(last_error="identity_taken", last_error_at=timezone.now())
+    flows.check(account)
+    assert history() == []
+
+
+@pytest.mark.parametrize("fields", [None, ["user"], ["user_id"]])
+def test_handing_over_is_an_event_once(account: ConnectedAccount, fields: list[str] | None) -> None:
+    stored = ConnectedAccount.objects.get()
+    stored.user = User.objects.create_user("successor")
+    stored.save(update_fields=["display_name"])
+    assert history() == []
+    stored.save(**({"update_fields": fields} if fields else {}))
+    stored.save()
+    assert history() == [("handed_over", "", "")]
+
+
+def test_what_another_process_has_handed_over_is_no_event_here(account: ConnectedAccount) -> None:
+    stored = ConnectedAccount.objects.get()
+    ConnectedAccount.objects.update(user=User.objects.create_user("successor"))
+    stored.refresh_from_db()
+    stored.save()
+    assert history() == []
+
+
+@pytest.mark.parametrize("status", [Status.CONNECTED, Status.DISCONNECTED])
+def test_the_history_outlives_the_account(make_account: AccountFactory, status: Status) -> None:
+    account = make_account(status=status)
+    uuid, _ = account.uuid, account.delete()
+    assert history() == [("deleted", "", "")]
+    assert AccountEvent.objects.get().account_uuid == uuid
+
+
+def test_a_change_that_is_rolled_back_is_no_event(account: ConnectedAccount) -> None:
+    with transaction.atomic():
+        flows.disconnect(account)
+        account.delete()
+        transaction.set_rollback(True)
+    assert history() == []
+
+
+def test_an_account_has_its_own_events_the_latest_first(make_account: AccountFactory) -> None:
+    account, other = make_account(), make_account(username="other")
+    flows.disconnect(other)
+    flows.disconnect(account)
+    account.delete()
+    account = ConnectedAccount(uuid=AccountEvent.objects.latest("pk").account_uuid)
+    assert [str(event).partition(",")[0] for event in account.events] == ["deleted", "disconnected"]
+
+
+def test_the_log_has_the_reference_of_an_event(
+    account: ConnectedAccount, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    flows.disconnect(account)
+    event = account.events.get()
+    assert event.client_id == "the-client"
+    assert f"Account {account.pk}: disconnected user (reference {event.reference})" in caplog.text
+
+
+def without_events(execute: Any, sql: str, *args: Any) -> Any:
+    if sql.startswith("INSERT") and "accountevent" in sql:
+        raise DatabaseError("the words of the database")
+    return execute(sql, *args)
+
+
+def test_an_event_that_cannot_be_written_costs_no_grant(
+    connect: Callable[..., Any],
+    ilert: StandIn,
+    sent: list[Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with connection.execute_wrapper(without_events):
+        connect()
+        account = ConnectedAccount.objects.get()
+        ilert.add_fault("token", Fault(503))
+        refresh(account)
+        refresh(account)
+        assert ConnectedAccount.objects.connected().count() == 1
+        flows.disconnect(account)
+    assert ilert.live_refresh_tokens("acme", "grace") == 0
+    assert [name for name, _ in sent].count("account_recovered") == 1
+    assert history() == []
+    assert "An event was not written: DatabaseError" in caplog.text
+    assert "the words of the database" not in caplog.text
+
+
+def test_the_command_deletes_what_is_older_than_is_kept(
+    account: ConnectedAccount, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_KEEP_EVENTS = timedelta(days=10)
+    for days in (9, 11):
+        at = timezone.now() - timedelta(days=days)
+        AccountEvent.objects.create(account_uuid=account.uuid, at=at, kind="renamed")
+    call_command("refresh_ilert_tokens", stdout=StringIO())
+    assert [(timezone.now() - event.at).days for event in account.events] == [9]
+
+
+def test_the_page_of_an_account_in_the_admin_shows_its_events(
+    account: ConnectedAccount, client: Client
+) -> None:
+    flows.disconnect(account, reason=Reason.ADMIN)
+    client.force_login(User.objects.create_superuser("admin"))
+    page = client.get(f"/admin/ilert_oauth/connectedaccount/{account.pk}/change/").content.decode()
+    reference = account.events.get().reference
+    assert f"<td>disconnected</td><td>administrator</td><td>admin</td><td>{reference}</td>" in page
+
+
+def test_a_receiver_can_ask_a_deleted_user_for_an_address(account: ConnectedAccount) -> None:
+    def mail(account: ConnectedAccount, **_: Any) -> None:
+        told.append(account.user.get_username())
+
+    told: list[str] = []
+    signals.account_revoked.connect(mail)
+    User.objects.get().delete()
+    signals.account_revoked.disconnect(mail)
+    assert told == ["site-user"]
+
+
+def test_an_account_whose_user_is_gone_already_can_be_deleted(
+    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: ConnectedAccount) -> None:
+        raise User.DoesNotExist
+
+    with monkeypatch.context() as patched, transaction.atomic():
+        patched.setattr(ConnectedAccount, "user", property(gone))
+        end_grant_of_deleted(account)
+    assert history() == [("deleted", "", "")]

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from argparse import ArgumentTypeError
+from datetime import datetime, timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
+from django.db import OperationalError, connections
+from django.utils import timezone
+
+from django_ilert_oauth import flows
+from django_ilert_oauth.flows import _disconnect
+from django_ilert_oauth.management.commands.disconnect_ilert_accounts import moment
+from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reason, Status
+from ilert_standin import Fault, StandIn
+from tests.conftest import AccountFactory, People
+from tests.support.own_signals import strike
+from tests.support.request_monitor import RequestMonitor
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Run:
+    def __init__(self, *options: str, asks: bool = False) -> None:
+        out, err = StringIO(), StringIO()
+        self.failure, self.code = "", 0
+        options = (*options, "--per-minute=0", *([] if asks else ["--no-input"]))
+        try:
+            call_command("disconnect_ilert_accounts", *options, stdout=out, stderr=err)
+        except CommandError as error:
+            self.failure, self.code = str(error), error.returncode
+        self.out, self.err = out.getvalue(), err.getvalue()
+
+
+def disconnected() -> list[str]:
+    rows = ConnectedAccount.objects.filter(status=Status.DISCONNECTED).order_by("pk")
+    return list(rows.values_list("username", flat=True))
+
+
+def test_all_are_disconnected_and_revoked(people: People, ilert: StandIn, sent: list[Any]) -> None:
+    people(3)
+    run = Run("--all")
+    assert run.out.startswith("3 disconnected, 0 failed, 0 still to be revoked.\nNo access token ")
+    assert (run.err, run.code) == ("", 0)
+    assert {ilert.live_refresh_tokens("acme", name) for name in disconnected()} == {0}
+    assert [facts["reason"] for _, facts in sent] == [Reason.INCIDENT] * 3
+
+
+def test_all_tokens_are_wiped_before_the_first_grant_is_revoked(
+    people: People, monitor: RequestMonitor
+) -> None:
+    def count_wiped(_count: int) -> None:
+        """In a thread of the server, which has a connection of its own."""
+        rows = ConnectedAccount.objects.filter(refresh_token_ciphertext="")
+        wiped.append(rows.count())
+        connections.close_all()
+
+    wiped: list[int] = []
+    monitor.on_arrival = count_wiped
+    people(3)
+    Run("--all")
+    assert wiped == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("option", "columns"),
+    [
+        ("--tenant=globex", {"tenant_id": "globex"}),
+        ("--client=another", {"client_id": "another"}),
+        ("--connected-before=2020-01-02", {"connected_at": "2020-01-01T00:00Z"}),
+    ],
+)
+def test_accounts_are_chosen_by_what_is_known_of_them(
+    people: People, option: str, columns: dict[str, Any]
+) -> None:
+    _other, wanted = people(2)
+    ConnectedAccount.objects.filter(pk=wanted.pk).update(**columns)
+    assert Run(option).code == 0
+    assert disconnected() == ["user-1"]
+
+
+def test_accounts_are_chosen_by_their_user_and_by_their_keys(make_account: AccountFactory) -> None:
+    ada = User.objects.create_user("ada")
+    make_account()
+    first, second = (make_account(user=ada, username=name) for name in ("first", "second"))
+    Run("--user=ada", f"--account={first.pk}")
+    assert disconnected() == ["first"]
+    Run("--user=ada")
+    assert disconnected() == ["first", second.username]
+
+
+@pytest.mark.parametrize("options", [[], ["--all", "--tenant=acme"]])
+def test_what_is_to_be_disconnected_must_be_said_and_unmistakably(
+    account: ConnectedAccount, options: list[str]
+) -> None:
+    assert "--all alone" in Run(*options).failure
+    assert disconnected() == []
+
+
+@pytest.mark.parametrize(("reply", "names"), [("yes", ["grace"]), ("y", []), ("", [])])
+def test_on_a_terminal_the_word_yes_is_asked_for(
+    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, reply: str, names: list[str]
+) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda prompt: reply)
+    run = Run("--all", asks=True)
+    assert run.err.startswith("1 to be disconnected; ")
+    assert (disconnected(), run.failure) == (names, "" if names else "Nothing was done.")
+
+
+def test_where_nobody_can_be_asked_it_must_be_said_that_nobody_is(
+    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
+    assert "--no-input" in Run("--all", asks=True).failure
+    assert disconnected() == []
+
+
+def test_a_dry_run_lists_and_changes_nothing(account: ConnectedAccount, ilert: StandIn) -> None:
+    assert Run("--all", "--dry-run").out == (
+        f"{account.pk}  grace @ acme\n1 to be disconnected; nothing was done.\n"
+    )
+    assert (disconnected(), ilert.requests) == ([], [])
+
+
+def test_what_ilert_has_not_confirmed_is_named_and_a_second_run_goes_on(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.add_fault("revoke", Fault(503))
+    run = Run("--all")
+    assert run.out == "1 disconnected, 0 failed, 1 still to be revoked.\n"
+    assert (run.err, run.code) == ("ilert has not confirmed yet: grace @ acme\n", 1)
+    PendingRevocation.objects.update(next_attempt_at=None)
+    again = Run("--all")
+    assert again.out.startswith("0 disconnected, 0 failed, 0 still to be revoked.\n")
+    assert (again.code, ilert.live_refresh_tokens("acme", "grace")) == (0, 0)
+
+
+def test_json_has_the_words_of_the_text(people: People, ilert: StandIn) -> None:
+    people(1)
+    told = json.loads(Run("--all", "--json").out)
+    ends_at = datetime.fromisoformat(told.pop("access_ends_at"))
+    assert abs(ends_at - timezone.now() - timedelta(hours=1)) < timedelta(minutes=1)
+    counts = {"disconnected": 1, "failed": 0, "still_to_be_revoked": 0}
+    assert told == {**counts, "failures": {}, "revocations": {}}
+
+
+def test_access_ends_with_the_last_access_token(make_account: AccountFactory) -> None:
+    latest = timezone.now() + timedelta(hours=5)
+    make_account(access_token_expires_at=latest)
+    make_account(username="unknown", access_token_expires_at=None)
+    told = json.loads(Run("--all", "--json").out)
+    assert datetime.fromisoformat(told["access_ends_at"]) == latest
+
+
+def test_an_account_that_the_database_does_not_let_go_stops_none_of_the_others(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_once(account: ConnectedAccount, **_: Any) -> None:
+        if account.pk == locked.pk:
+            raise OperationalError("locked")
+
+    locked, _other = people(2)
+    monkeypatch.setattr(_disconnect, "keep_for_revocation", fail_once)
+    run = Run("--all")
+    assert run.err == f"Account {locked.pk} was not disconnected: database\n"
+    assert (run.code, disconnected()) == (1, ["user-1"])
+
+
+@pytest.mark.usefixtures("spared")
+def test_a_signal_stops_it_and_a_second_run_goes_on(
+    people: People, monitor: RequestMonitor
+) -> None:
+    monitor.on_arrival = lambda count: strike(15)
+    people(3)
+    run = Run("--all")
+    assert (run.code, "Run again" in run.failure) == (143, True)
+    assert PendingRevocation.objects.count() == 2
+    monitor.on_arrival = lambda count: None
+    assert (Run("--all").code, PendingRevocation.objects.count()) == (0, 0)
+
+
+def test_what_is_stopped_before_it_begins_does_nothing(account: ConnectedAccount) -> None:
+    stop = threading.Event()
+    stop.set()
+    result = flows.disconnect_many(ConnectedAccount.objects.all(), stop=stop)
+    assert result == flows.DisconnectResult()
+    assert disconnected() == []
+
+
+@pytest.mark.parametrize("text", ["soon", "2026-02-30", "2026-02-30T10:00", ""])
+def test_what_is_no_time_is_named(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="is no time"):
+        moment(text)
+
+
+def test_a_time_is_that_of_the_site_unless_it_says_more(settings: Any) -> None:
+    settings.TIME_ZONE = "Europe/Berlin"
+    assert moment("2026-11-26T10:00").isoformat() == "2026-11-26T10:00:00+01:00"
+    assert moment("2026-11-26T10:00+00:00").isoformat() == "2026-11-26T10:00:00+00:00"
