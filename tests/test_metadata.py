@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 import django_ilert_oauth
-from tests.support import readme
+from tests.support import docs
 from tests.support.oldest_releases import floors
 
 ROOT = Path(__file__).parents[1]
@@ -95,13 +95,13 @@ def test_hooks_write_for_the_oldest_django() -> None:
 
 
 OLDEST = [
-    (cells[0].split()[0], version)
-    for cells in readme.table("Requirements")
-    for version in cells[1].split(", ")
+    (package.split()[0], version)
+    for package, cells in docs.rows("Package").items()
+    for version in cells[0].split(", ")
 ]
 
 
-def test_readme_names_the_oldest_release_of_each_requirement() -> None:
+def test_the_reference_names_the_oldest_release_of_each_requirement() -> None:
     first = dict(reversed(OLDEST))
     assert first == floors()
 

@@ -13,7 +13,7 @@ from docutils import nodes
 from trove_classifiers import classifiers
 
 from tests.package.build import tracked
-from tests.support import readme
+from tests.support import docs
 
 PACKAGE = "django_ilert_oauth"
 BESIDE_THE_PACKAGE = {
@@ -50,7 +50,7 @@ def check_wheel(names: set[str], package: set[str]) -> None:
 
 def check_sdist(names: set[str], package: set[str]) -> None:
     made = {name for name in names if name.startswith(f"{PACKAGE}.egg-info/")} | {"PKG-INFO"}
-    pictures = {image["uri"] for image in readme.document().findall(nodes.image)}
+    pictures = {image["uri"] for image in docs.document(docs.README).findall(nodes.image)}
     _same(names - made, package | BESIDE_THE_PACKAGE | pictures)
 
 
