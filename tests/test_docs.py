@@ -355,9 +355,7 @@ def test_links_of_readme_lead_somewhere() -> None:
     document = docs.document(docs.README)
     for node in document.findall(nodes.reference):
         assert "refuri" in node or node["refid"] in document.ids
-    places = [node["refuri"] for node in document.findall(nodes.reference) if "refuri" in node]
-    pictures = [node["uri"] for node in document.findall(nodes.image)]
-    for place in [*places, *pictures]:
+    for place in docs.places_of_readme():
         assert urlsplit(place).hostname or (ROOT / place).is_file(), place
 
 

@@ -126,6 +126,13 @@ def literals() -> set[str]:
     return {_flat(node) for page in PAGES for node in document(page).findall(nodes.literal)}
 
 
+def places_of_readme() -> list[str]:
+    """Where its links and pictures lead, but for those to its own sections."""
+    links = [node.get("refuri", "") for node in document(README).findall(nodes.reference)]
+    pictures = [node["uri"] for node in document(README).findall(nodes.image)]
+    return [place for place in (*links, *pictures) if place]
+
+
 def tutorial() -> Iterator[Addition | Command]:
     """What a newcomer does, in order: Python goes to the file that was named last."""
     path = ""
