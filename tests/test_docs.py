@@ -53,6 +53,10 @@ def test_readme_renders_without_a_word_of_warning() -> None:
     assert docs.document(docs.README, halt_level=1)[0].astext() == "django_ilert_oauth"
 
 
+def test_readme_is_short() -> None:
+    assert len(docs.text(docs.README).splitlines()) <= 200
+
+
 @pytest.mark.parametrize("page", docs.PAGES)
 def test_a_page_is_read_as_it_was_meant(page: str) -> None:
     assert docs.document(page, halt_level=2)[0].astext()
@@ -305,14 +309,19 @@ def test_an_environment_of_tox_that_is_named_exists(name: str) -> None:
     assert name in environments()
 
 
-def test_the_requirements_are_those_that_are_tested_and_installed() -> None:
-    told = docs.document("docs/reference/requirements")
+@pytest.mark.parametrize("page", [docs.README, "docs/reference/requirements"])
+def test_the_pairs_of_versions_are_those_that_are_tested(page: str) -> None:
+    told = docs.document(page)
     pairs = set()
     for pythons, djangos in re.findall(r"Python\s([^;]*?) with Django ([\d., or]+)", told.astext()):
         for python in re.findall(r"3\.\d+", pythons):
             for django in re.findall(r"\d\.\d", djangos):
                 pairs.add(f"py{python}-django{django}".replace(".", ""))
     assert pairs == {name for name in environments() if re.fullmatch(r"py3\d+-django\d+", name)}
+
+
+def test_the_requirements_are_those_that_are_installed() -> None:
+    told = docs.document("docs/reference/requirements")
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     installed = set(re.findall(r"^[\w-]+", config["options"]["install_requires"], re.MULTILINE))
