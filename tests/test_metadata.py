@@ -87,6 +87,18 @@ def test_hooks_are_pinned(revision: str) -> None:
     assert re.fullmatch(r"v?\d+(\.\d+)+", revision)
 
 
+@pytest.mark.parametrize(
+    "action",
+    sorted(
+        action
+        for path in ROOT.glob(".github/workflows/*.yml")
+        for action in re.findall(r"uses: (\S+)", path.read_text())
+    ),
+)
+def test_actions_are_pinned_by_commit(action: str) -> None:
+    assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)
+
+
 def test_hooks_write_for_the_oldest_django() -> None:
     oldest = classified("Framework :: Django :: ")[0]
     targets = re.findall(r"--target-version, \"([\d.]+)\"", HOOKS)
