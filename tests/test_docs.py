@@ -210,7 +210,7 @@ def test_each_page_is_described() -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("name", ["refresh_ilert_tokens", "check_ilert_accounts"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if "--json" in own_options(name)])
 def test_each_key_of_a_commands_json_is_described(name: str) -> None:
     out = StringIO()
     call_command(name, "--json", stdout=out)
