@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 import django_ilert_oauth
-from tests.support import readme
+from tests.support import docs
 from tests.support.oldest_releases import floors
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +87,18 @@ def test_hooks_are_pinned(revision: str) -> None:
     assert re.fullmatch(r"v?\d+(\.\d+)+", revision)
 
 
+@pytest.mark.parametrize(
+    "action",
+    sorted(
+        action
+        for path in ROOT.glob(".github/workflows/*.yml")
+        for action in re.findall(r"uses: (\S+)", path.read_text())
+    ),
+)
+def test_actions_are_pinned_by_commit(action: str) -> None:
+    assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)
+
+
 def test_hooks_write_for_the_oldest_django() -> None:
     oldest = classified("Framework :: Django :: ")[0]
     targets = re.findall(r"--target-version, \"([\d.]+)\"", HOOKS)
@@ -95,13 +107,13 @@ def test_hooks_write_for_the_oldest_django() -> None:
 
 
 OLDEST = [
-    (cells[0].split()[0], version)
-    for cells in readme.table("Requirements")
-    for version in cells[1].split(", ")
+    (package.split()[0], version)
+    for package, cells in docs.rows("Package").items()
+    for version in cells[0].split(", ")
 ]
 
 
-def test_readme_names_the_oldest_release_of_each_requirement() -> None:
+def test_the_reference_names_the_oldest_release_of_each_requirement() -> None:
     first = dict(reversed(OLDEST))
     assert first == floors()
 

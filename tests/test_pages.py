@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -28,6 +27,7 @@ from django_ilert_oauth.templatetags.ilert_oauth_times import ago
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import AccountFactory, People
+from tests.support import docs
 from tests.support.html_page import Element, Page
 
 ROOT = Path(__file__).parents[1]
@@ -655,31 +655,28 @@ def test_a_base_may_fill_the_blocks_of_the_apps_own(own_base: Any, browser: Clie
     assert page.one("h1").text == "Your ilert accounts"
 
 
-def test_the_frame_that_the_readme_shows_works(own_base: Any, browser: Client) -> None:
-    readme = (ROOT / "README.rst").read_text()
-    example = readme.partition("code-block:: html+django\n\n")[2].partition("\n\nHere")[0]
+def test_the_frame_that_the_guide_shows_works(own_base: Any, browser: Client) -> None:
+    [example] = [
+        block for block in docs.blocks("html+django", "docs/guides/templates") if "extends" in block
+    ]
     site = "<title>{% block title %}{% endblock %}</title>{% block head %}{% endblock %}"
-    own_base(dedent(example), base=f"{site}<main>{{% block main %}}{{% endblock %}}</main>")
+    own_base(example, base=f"{site}<main>{{% block main %}}{{% endblock %}}</main>")
     page = Page.of(browser.get(CALLBACK, {"state": "unknown"}, follow=True))
     assert page.one("title").text == "Your ilert accounts"
     assert page.one("link").attributes["href"] == "/static/ilert_oauth/style.css"
     assert page.one("div", "ilert-page").text.startswith(alert(page))
 
 
-def test_the_blocks_of_the_base_are_those_that_the_readme_names() -> None:
+def test_the_blocks_of_the_base_are_those_that_the_reference_names() -> None:
     base = ROOT / "django_ilert_oauth/templates/ilert_oauth/base.html"
     blocks = re.findall(r"{% block (\w+) %}", base.read_text())
-    readme = (ROOT / "README.rst").read_text()
-    table = readme.partition("\nBlock ")[2].partition("\n\n")[0]
-    assert re.findall(r"^``(\w+)``", table, re.MULTILINE) == blocks
+    assert list(docs.rows("Block")) == blocks
 
 
-def test_the_variables_that_the_readme_names_are_those_of_the_style_sheet() -> None:
+def test_the_variables_that_the_reference_names_are_those_of_the_style_sheet() -> None:
     style = (ROOT / "django_ilert_oauth/static/ilert_oauth/style.css").read_text()
     root = style.partition(":where(:root) {")[2].partition("}")[0]
-    pages = (
-        (ROOT / "README.rst").read_text().partition("Your own frame")[2].partition("Languages")[0]
-    )
-    assert set(re.findall(r"``(--ilert-[\w-]+)``", pages)) == set(
+    named = docs.text("docs/reference/templates")
+    assert set(re.findall(r"``(--ilert-[\w-]+)``", named)) == set(
         re.findall(r"--[\w-]+(?=:)", root)
     )

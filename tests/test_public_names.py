@@ -1,4 +1,4 @@
-"""The public names: listed in README, exported by their modules, and enough for others."""
+"""The public names: listed in the reference, exported by their modules, and enough for others."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import readme
+from tests.support import docs
 
 PACKAGE = "django_ilert_oauth"
-EXAMPLE = readme.PATH.parent / "example_project"
-LISTED = {module: row[0].split(", ") for module, row in readme.rows(rf"{PACKAGE}\.\w+").items()}
+EXAMPLE = docs.ROOT / "example_project"
+LISTED = {module: row[0].split(", ") for module, row in docs.rows("Module").items()}
 PUBLIC = LISTED | {
-    f"{PACKAGE}.exceptions": list(readme.rows(r"\w+Error")),
-    f"{PACKAGE}.signals": list(readme.rows(r"account_\w+")),
+    f"{PACKAGE}.exceptions": list(docs.rows("Exception")),
+    f"{PACKAGE}.signals": list(docs.rows("Signal")),
 }
 #: Defined beside the public ones, for the package itself.
 INTERNAL = {
@@ -40,8 +40,8 @@ def test_public_names_are_listed_in_order(module: str) -> None:
     assert LISTED[module] == sorted(LISTED[module])
 
 
-@pytest.mark.parametrize("code", readme.blocks("python"))
-def test_readme_uses_public_names_only(code: str) -> None:
+@pytest.mark.parametrize("code", docs.blocks("python"))
+def test_the_documentation_uses_public_names_only(code: str) -> None:
     assert not_public(code) == []
 
 

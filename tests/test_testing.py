@@ -34,7 +34,7 @@ from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.session import IlertSession
 from django_ilert_oauth.testing import FakeIlert, connected_account, fake_ilert
 from ilert_standin.lists import LISTS
-from tests.support import readme
+from tests.support import docs
 from tests.support.other_callers import at_once
 
 PATH = "/api/alerts"
@@ -686,15 +686,17 @@ def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
 
 
-def test_readmes_tests_run_as_printed_with_the_fixture_that_is_just_there(tmp_path: Path) -> None:
-    blocks = readme.blocks("python", "Testing your project")
+def test_the_guides_tests_run_as_printed_with_the_fixture_that_is_there(
+    tmp_path: Path,
+) -> None:
+    blocks = docs.blocks("python", "docs/guides/testing")
     (tmp_path / "test_site.py").write_text("\n\n".join(blocks))
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", folder=tmp_path)
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_test_that_reaches_for_what_is_not_there_fails(tmp_path: Path) -> None:
-    first, _ = readme.blocks("python", "Testing your project")
+    first, *_others = docs.blocks("python", "docs/guides/testing")
     lines = [line for line in first.splitlines() if "fake_ilert.answer" not in line]
     (tmp_path / "test_site.py").write_text("\n".join(lines))
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", folder=tmp_path)

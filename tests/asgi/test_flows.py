@@ -15,7 +15,7 @@ from django_ilert_oauth.flows import _async
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from ilert_standin import StandIn
 from tests.conftest import AccountFactory
-from tests.support import readme
+from tests.support import docs
 from tests.support.other_callers import stored_tokens
 
 aget = async_to_sync(flows.aget_access_token)
@@ -132,13 +132,13 @@ def test_a_task_that_is_cancelled_loses_no_token(
 
 @pytest.fixture
 def recipe() -> dict[str, Any]:
-    [block] = readme.blocks("python", "From async code")
+    [block] = [b for b in docs.blocks("python", "docs/guides/call-ilert") if "IlertAuth(" in b]
     names: dict[str, Any] = {}
     exec(block, names)  # noqa: S102
     return names
 
 
-def test_readmes_recipe_for_httpx_works_as_printed(
+def test_the_guides_recipe_for_httpx_works_as_printed(
     recipe: dict[str, Any], make_account: AccountFactory, ilert: StandIn
 ) -> None:
     account = make_account(granted_scope="user", access_token_expires_at=None)

@@ -1,4 +1,4 @@
-"""The measurements of README's table: ``python -m tests.benchmarks``.
+"""The measurements of the documentation's tables: ``python -m tests.benchmarks``.
 
 Parts, sizes and databases may be chosen, for a quick try:
 

@@ -1,7 +1,11 @@
-"""Looks into the wheel and the sdist of the folder given: what is in them, and what they say."""
+"""Looks into the wheel and the sdist of the folder given: what is in them, and what they say.
+
+With ``RELEASE`` in the environment, the tag of a release, no placeholder may be left.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import tarfile
 from email.message import Message
@@ -9,11 +13,10 @@ from email.parser import BytesParser
 from pathlib import Path
 from zipfile import ZipFile
 
-from docutils import nodes
 from trove_classifiers import classifiers
 
 from tests.package.build import tracked
-from tests.support import readme
+from tests.support import docs
 
 PACKAGE = "django_ilert_oauth"
 BESIDE_THE_PACKAGE = {
@@ -50,7 +53,7 @@ def check_wheel(names: set[str], package: set[str]) -> None:
 
 def check_sdist(names: set[str], package: set[str]) -> None:
     made = {name for name in names if name.startswith(f"{PACKAGE}.egg-info/")} | {"PKG-INFO"}
-    pictures = {image["uri"] for image in readme.document().findall(nodes.image)}
+    pictures = {path for path in tracked() if path.startswith("docs/screenshots/")}
     _same(names - made, package | BESIDE_THE_PACKAGE | pictures)
 
 
@@ -59,6 +62,17 @@ def check_metadata(metadata: Message) -> None:
     assert not unknown, f"PyPI does not know these classifiers: {sorted(unknown)}"
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Description-Content-Type"] == "text/x-rst"
+    if tag := os.environ.get("RELEASE"):
+        check_release(metadata, tag)
+
+
+def check_release(metadata: Message, tag: str) -> None:
+    assert metadata["Version"] == tag, f"the tag is {tag}, the version {metadata['Version']}"
+    told = [*metadata.items(), ("SECURITY.md", (docs.ROOT / "SECURITY.md").read_text())]
+    left = sorted({name for name, text in told if "example.com" in text})
+    assert not left, f"still placeholders: {left}"
+    relative = [place for place in docs.places_of_readme() if "//" not in place]
+    assert not relative, f"PyPI has none of these files, so give their addresses: {relative}"
 
 
 def _same(there: set[str], wanted: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""Follows README's installation with the wheel of the folder given, and connects an account.
+"""Follows the tutorial with the wheel of the folder given, and connects an account.
 
 The lines are run as they are printed, in a folder with nothing of this repository. Only the
 addresses differ: ilert's are those of a stand-in, the site's has a free port.
@@ -19,11 +19,11 @@ from demo_ports import HOST, choose_ports
 from ilert_standin import StandIn, serve
 from site_browser import SiteBrowser
 from tests.package.shell import Shell
-from tests.support import readme
+from tests.support import docs
 from tests.support.user_journey import RENEW, connect, disconnect, log_in, standin_for, walk
 
 PACKAGE = "django_ilert_oauth"
-#: Where README has the site and its callback.
+#: Where the tutorial has the site and its callback.
 SITE, CALLBACK = "http://127.0.0.1:8000", "/ilert/callback/"
 SETTINGS, URLS = Path("mysite", "settings.py"), Path("mysite", "urls.py")
 IN_SHELL = "python manage.py shell --command"
@@ -114,29 +114,29 @@ class Newcomer:
         self.key = ""
         self.has_called = False
 
-    def follow_readme(self) -> None:
-        assert f"{SITE}{CALLBACK}" in readme.literals()
-        for step in readme.installation():
+    def follow_tutorial(self) -> None:
+        assert f"{SITE}{CALLBACK}" in docs.literals()
+        for step in docs.tutorial():
             match step:
-                case readme.Addition(path, lines):
+                case docs.Addition(path, lines):
                     self.add(Path(path), lines)
-                case readme.Command("python manage.py runserver"):
+                case docs.Command("python manage.py runserver"):
                     self.connect_and_call()
-                case readme.Command("python manage.py createsuperuser" as line):
+                case docs.Command("python manage.py createsuperuser" as line):
                     self.shell.answer(line, ANSWERS)
-                case readme.Command("python manage.py check --deploy" as line):
+                case docs.Command("python manage.py check --deploy" as line):
                     said = self.shell.run(line, may_fail=True)
                     assert set(re.findall(r"ilert_oauth\.\w+", said)) == LEFT_TO_BE_SET
-                case readme.Command(line):
+                case docs.Command(line):
                     printed = self.shell.run(line.replace("the key that was printed", self.key))
                     self.key = self.key or (printed.strip() if "generate_key" in line else "")
-        assert self.has_called, "the installation does not start the site"
+        assert self.has_called, "the tutorial does not start the site"
 
     def connect_and_call(self) -> None:
         with self.serving() as standin:
             log_in(self.site, "/ilert/", username="admin", password=PASSWORD)
             connect(self.site, standin)
-            [example, *_others] = readme.blocks("python")
+            [example, *_others] = docs.blocks("python", docs.README)
             said = self.shell.run(f"{IN_SHELL} {quote(EXAMPLE + example)}")
             assert "Website checks\nServer room\n" in said
             self.renew()
@@ -169,7 +169,7 @@ class Newcomer:
 
     @contextmanager
     def serving(self) -> Iterator[StandIn]:
-        """README's server at a free port, and a stand-in that knows what was exported."""
+        """The tutorial's server at a free port, and a stand-in that knows what was exported."""
         environment = self.shell.environment
         standin = standin_for(
             f"http://{HOST}:{self.port}",
@@ -195,11 +195,11 @@ def main(dist: Path) -> None:
     [wheel] = dist.glob("*.whl")
     with tempfile.TemporaryDirectory() as folder:
         newcomer = Newcomer(Path(folder), wheel)
-        newcomer.follow_readme()
+        newcomer.follow_tutorial()
         newcomer.add_allauth()
         newcomer.deploy()
         newcomer.check_types()
-    print(f"{wheel.name}: README's steps lead to a connected account")
+    print(f"{wheel.name}: the tutorial's steps lead to a connected account")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A site with views as README has them."""
+"""A site with views as the guides have them."""
 
 from __future__ import annotations
 

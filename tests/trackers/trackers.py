@@ -1,4 +1,4 @@
-"""Error trackers, set up as their makers and README say, sending to a sink. One a process."""
+"""Error trackers, set up as their makers and the guide say, sending to a sink. One a process."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from raygun4py.raygunprovider import RaygunHandler, RaygunSender
 from rich.console import Console
 from rich.logging import RichHandler
 
-from tests.support import readme
+from tests.support import docs
 
 #: Given the address of the sink; what is left is sent when it ends.
 Tracker = Callable[[str], AbstractContextManager[None]]
 
 
 def printed(name: str) -> dict[str, Any]:
-    """What README's section has for this tracker, carried out."""
-    [code] = [code for code in readme.blocks("python", "Error trackers") if name in code]
+    """What the guide has for this tracker, carried out."""
+    [code] = [code for code in docs.blocks("python", "docs/guides/logging") if name in code]
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102
     return names

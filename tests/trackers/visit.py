@@ -38,7 +38,7 @@ def _make(parent: Child, surroundings: Surroundings, visit: Visit, tracker: str,
     from tests.trackers import trackers
 
     surroundings.apply()
-    # Where README's settings have them from.
+    # Where the tutorial's settings have them from.
     os.environ["ILERT_CLIENT_SECRET"] = settings.ILERT_OAUTH_CLIENT_SECRET
     os.environ["ILERT_ENCRYPTION_KEYS"] = settings.ILERT_OAUTH_ENCRYPTION_KEYS[0]
     known = trackers.TRACKERS | {"sentry-sdk without advice": trackers.sentry_without_advice}

@@ -1,10 +1,11 @@
-"""README beside the code: what one of them names, the other has."""
+"""README and docs/ beside the code: what one of them names, the other has."""
 
 from __future__ import annotations
 
 import ast
 import configparser
 import importlib
+import json
 import pkgutil
 import re
 import subprocess
@@ -12,14 +13,17 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import get_commands, load_command_class
+from django.core.management import call_command, get_commands, load_command_class
 from django.core.management.base import BaseCommand, CommandParser
+from django.db.models import Model, TextChoices
 from django.dispatch import Signal
 from django.template.loader import get_template
 from django.urls import NoReverseMatch, reverse
@@ -32,51 +36,39 @@ from django_ilert_oauth.conf import NAMES, conf
 from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.internal import crypto, scopes
 from django_ilert_oauth.internal.setting_values import PREFIX
-from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from django_ilert_oauth.oauth.client import CURRENT_USER_PATH
+from django_ilert_oauth.templatetags.ilert_oauth import register
 from django_ilert_oauth.testing._endpoints import RESOURCES
 from django_ilert_oauth.urls import urlpatterns
 from ilert_standin import Fault, StandIn
-from tests.support import readme
+from ilert_standin.__main__ import parser as standin_parser
+from tests.support import docs
 
-ROOT = readme.PATH.parent
+ROOT = docs.ROOT
 PACKAGE = Path(django_ilert_oauth.__file__).parent
-TEXT = readme.PATH.read_text()
+TEXT = docs.all_text()
 COMMANDS = sorted(path.stem for path in PACKAGE.glob("management/commands/[!_]*.py"))
 
 
 def test_readme_renders_without_a_word_of_warning() -> None:
-    assert readme.document(halt_level=1)[0].astext() == "django_ilert_oauth"
+    assert docs.document(docs.README, halt_level=1)[0].astext() == "django_ilert_oauth"
+
+
+def test_readme_is_short() -> None:
+    assert len(docs.text(docs.README).splitlines()) <= 200
+
+
+@pytest.mark.parametrize("page", docs.PAGES)
+def test_a_page_is_read_as_it_was_meant(page: str) -> None:
+    assert docs.document(page, halt_level=2)[0].astext()
 
 
 # Tables
 
 
-def test_sections_stand_in_the_order_in_which_they_are_needed() -> None:
-    assert readme.section_titles() == [
-        "Screenshots",
-        "Try it",
-        "What it does",
-        "Requirements",
-        "Installation",
-        "Usage",
-        "Settings",
-        "Keeping tokens fresh",
-        "Calling ilert",
-        "Signals",
-        "Errors and what to do",
-        "Checks",
-        "Security",
-        "Testing your project",
-        "Troubleshooting",
-        "Comparison",
-        "Contributing",
-        "Releasing",
-    ]
-
-
 def test_each_setting_is_described_with_its_default(settings: Any) -> None:
-    described = readme.rows(f"{PREFIX}[A-Z_]+")
+    described = docs.rows("Setting")
     assert list(described) == NAMES
     for name in NAMES:
         if hasattr(settings, name):
@@ -115,7 +107,7 @@ def test_each_signal_is_described_with_its_arguments(
         flows.refresh(account, force=True)
     flows.refresh(account, force=True)
     flows.disconnect(account)
-    described = readme.rows(r"account_\w+")
+    described = docs.rows("Signal")
     told = {name: sorted(arguments) for name, arguments in sent}
     assert {name: sorted(row[0].split(", ")) for name, row in described.items()} == told
     assert set(told) == {name for name, it in vars(signals).items() if isinstance(it, Signal)}
@@ -123,7 +115,7 @@ def test_each_signal_is_described_with_its_arguments(
 
 def test_each_scope_is_described_with_what_it_covers() -> None:
     names = ["offline_access", *scopes._RESOURCES]
-    described = readme.rows("|".join(names))
+    described = docs.rows("Scope")
     assert set(described) == set(names)
     things = {name: str(thing) for name, thing in scopes._RESOURCES.items()}
     assert {name: described[name][0] for name in things} == things
@@ -142,11 +134,11 @@ def parts_of_api() -> dict[str, list[str]]:
 
 
 def test_each_exception_is_described() -> None:
-    assert sorted(readme.rows(r"\w+Error")) == exceptions.__all__
+    assert sorted(docs.rows("Exception")) == exceptions.__all__
 
 
 def test_each_check_is_described() -> None:
-    described = readme.rows(r"ilert_oauth\.[EW]\d{3}")
+    described = docs.rows("Check")
     assert set(described) == set(check_ids(ast.parse(Path(checks.__file__).read_text())))
     of_deployment = {check for check, (meaning,) in described.items() if "(--deploy)" in meaning}
     assert of_deployment == set(ids_of(checks.check_deployment))
@@ -195,7 +187,7 @@ def options(parser: ArgumentParser) -> set[str]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_option_of_a_command_is_in_a_table_below_its_name(name: str) -> None:
-    described = readme.options().get(name, [])
+    described = docs.options().get(name, [])
     assert sorted(option.split()[0] for option in described) == sorted(own_options(name))
 
 
@@ -203,7 +195,7 @@ def test_each_option_of_a_command_is_in_a_table_below_its_name(name: str) -> Non
 def test_an_option_is_shown_with_its_default(name: str) -> None:
     parser = parser_of(name)
     for action in parser._actions:
-        for shown in readme.options().get(name, []):
+        for shown in docs.options().get(name, []):
             option, _, value = shown.partition(" ")
             if option in action.option_strings and value and not value.isupper():
                 [given] = [vars(parser.parse_args([option, value]))[action.dest]]
@@ -217,7 +209,40 @@ def setting_in(help_text: str) -> object:
 
 def test_each_page_is_described() -> None:
     names = {f"ilert_oauth:{pattern.name}" for pattern in urlpatterns}
-    assert set(readme.rows(r"ilert_oauth:\w+")) == names
+    assert set(docs.rows("Name")) == names
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", [name for name in COMMANDS if "--json" in own_options(name)])
+def test_each_key_of_a_commands_json_is_described(name: str) -> None:
+    out = StringIO()
+    choice = ["--all", "--no-input"] if name == "disconnect_ilert_accounts" else []
+    call_command(name, "--json", *choice, stdout=out)
+    assert set(docs.rows(f"JSON key of {name}")) == set(json.loads(out.getvalue()))
+
+
+MODELS = list(apps.get_app_config("ilert_oauth").get_models())
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_each_field_of_a_model_is_described_in_order(model: type[Model]) -> None:
+    described = docs.rows(f"Field of {model.__name__}")
+    assert list(described) == [field.name for field in model._meta.concrete_fields]
+
+
+@pytest.mark.parametrize("choices", [Status, Reason])
+def test_each_value_of_a_choice_is_described(choices: type[TextChoices]) -> None:
+    described = docs.rows(f"Value of {choices.__name__}")
+    assert {value: row[0] for value, row in described.items()} == {
+        choice.value: choice.name for choice in choices
+    }
+
+
+def test_each_template_and_tag_is_described() -> None:
+    folder = PACKAGE / "templates"
+    whole = {str(path.relative_to(folder)) for path in folder.glob("ilert_oauth/[!_]*.html")}
+    assert set(docs.rows("Template")) == whole
+    assert set(docs.rows("Tag")) == set(register.tags)
 
 
 # Names anywhere
@@ -256,7 +281,7 @@ def test_a_command_that_is_named_exists(name: str) -> None:
     assert name in get_commands()
 
 
-@pytest.mark.parametrize("literal", sorted(filter(re.compile("--").match, readme.literals())))
+@pytest.mark.parametrize("literal", sorted(filter(re.compile("--").match, docs.literals())))
 def test_an_option_that_is_named_exists(literal: str) -> None:
     known = options(example._parser()) | options(parser_of("check"))
     for command in COMMANDS:
@@ -288,18 +313,24 @@ def test_an_environment_of_tox_that_is_named_exists(name: str) -> None:
     assert name in environments()
 
 
-def test_the_requirements_are_those_that_are_tested_and_installed() -> None:
-    told = readme.section("Requirements")
+@pytest.mark.parametrize("page", [docs.README, "docs/reference/requirements"])
+def test_the_pairs_of_versions_are_those_that_are_tested(page: str) -> None:
+    told = docs.document(page)
     pairs = set()
     for pythons, djangos in re.findall(r"Python\s([^;]*?) with Django ([\d., or]+)", told.astext()):
         for python in re.findall(r"3\.\d+", pythons):
             for django in re.findall(r"\d\.\d", djangos):
                 pairs.add(f"py{python}-django{django}".replace(".", ""))
     assert pairs == {name for name in environments() if re.fullmatch(r"py3\d+-django\d+", name)}
+
+
+def test_the_requirements_are_those_that_are_installed() -> None:
+    told = docs.document("docs/reference/requirements")
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     installed = set(re.findall(r"^[\w-]+", config["options"]["install_requires"], re.MULTILINE))
-    assert {node.astext() for node in told.findall(nodes.literal)} == installed - {"Django"}
+    [sentence] = [node for node in told.findall(nodes.paragraph) if "it needs" in node.astext()]
+    assert {node.astext() for node in sentence.findall(nodes.literal)} == installed - {"Django"}
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"django-ilert-oauth\[(\w+)\]", TEXT))))
@@ -332,10 +363,23 @@ def test_a_line_for_cron_runs_as_printed_and_mails_nothing(line: str, tmp_path: 
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+PROGRAMS = r"(?:manage\.py (\w+)|-m (ilert_standin))"
+
+
+@pytest.mark.parametrize(
+    "line", sorted({line for line in docs.shell_lines() if re.search(PROGRAMS, line)})
+)
+def test_a_line_for_the_shell_takes_options_that_exist(line: str) -> None:
+    for command, standin in re.findall(PROGRAMS, line):
+        parser = standin_parser() if standin else parser_of(command)
+        given = set(re.findall(r"(?<=\s)(--?[a-z][\w-]*)", line.partition(command or standin)[2]))
+        assert given <= options(parser), (command, standin)
+
+
 # Code and links
 
 
-@pytest.mark.parametrize("code", readme.blocks("python"))
+@pytest.mark.parametrize("code", docs.blocks("python"))
 def test_python_can_be_read_and_finds_what_it_imports(code: str) -> None:
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("django"):
@@ -343,12 +387,11 @@ def test_python_can_be_read_and_finds_what_it_imports(code: str) -> None:
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
-def test_links_lead_somewhere() -> None:
-    for node in readme.document().findall(nodes.reference):
-        assert "refuri" in node or node["refid"] in readme.document().ids
-    places = [node["refuri"] for node in readme.document().findall(nodes.reference)]
-    pictures = [node["uri"] for node in readme.document().findall(nodes.image)]
-    for place in [*places, *pictures]:
+def test_links_of_readme_lead_somewhere() -> None:
+    document = docs.document(docs.README)
+    for node in document.findall(nodes.reference):
+        assert "refuri" in node or node["refid"] in document.ids
+    for place in docs.places_of_readme():
         assert urlsplit(place).hostname or (ROOT / place).is_file(), place
 
 
