@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django import forms
@@ -26,7 +27,7 @@ class ConnectForm(forms.Form):
     scopes = forms.CharField(required=False, widget=forms.HiddenInput)
     tenant = forms.CharField(
         label=_("Your ilert address"),
-        help_text=_("The first part of it, such as acme for acme.ilert.com. May be left empty."),
+        help_text=_("Such as acme.ilert.com, or only acme. May be left empty."),
         required=False,
     )
 
@@ -62,8 +63,25 @@ class ConnectForm(forms.Form):
 
     def clean_tenant(self) -> str:
         tenant: str = self.cleaned_data["tenant"]
+        tenant = _first_part(tenant)
         if tenant and not is_tenant(tenant):
             raise ValidationError(
-                _("Enter only the first part of the address: letters, digits and hyphens.")
+                _("Enter your ilert address, such as acme.ilert.com, or only its first part.")
             )
         return tenant
+
+
+def _first_part(address: str) -> str:
+    """Of what a browser's address bar shows at ilert; empty where that names no tenant."""
+    without_scheme = re.sub(r"^https?://", "", address, flags=re.IGNORECASE)
+    tenant, app = (
+        re.match(rf"{_pattern(url)}(?=[:/?#]|$)", without_scheme, re.IGNORECASE)
+        for url in (conf.tenant_url, conf.app_url)
+    )
+    if tenant and conf.tenant_url.replace("{tenant}", tenant[1]).lower() != conf.app_url:
+        return tenant[1]
+    return "" if app else address
+
+
+def _pattern(url: str) -> str:
+    return re.escape(url.partition("://")[2].rstrip("/")).replace(r"\{tenant\}", "([^./:?#]+)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_not_required, login_required
@@ -19,7 +20,7 @@ from django.http import (
     HttpResponseNotAllowed,
     HttpResponseRedirect,
 )
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import get_object_or_404, render, resolve_url
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
@@ -32,13 +33,23 @@ from .conf import conf, is_tenant
 from .exceptions import IlertOAuthError, StateError
 from .flows._callback_params import single_parameters, take_parameters
 from .forms import ConnectForm
-from .internal import account_selection, authorization_request, scopes, signed_scopes
+from .internal import (
+    account_selection,
+    authorization_request,
+    connect_messages,
+    link_parameters,
+    scopes,
+    signed_scopes,
+)
 from .internal.error_messages import error_message
 from .internal.return_urls import connect_url, safe_next_url
 from .internal.rows import account_rows, database
 from .internal.setting_values import DEFAULT_CLIENT
-from .models import AuthorizationRequest, Status
+from .models import AuthorizationRequest, ConnectedAccount, Status
 from .oauth.secret import Secret
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrOrPromise as StrOrPromise
 
 logger = logging.getLogger(__name__)
 
@@ -70,25 +81,26 @@ def accounts(request: HttpRequest) -> HttpResponse:
 
 @page("GET", "HEAD", "POST")
 def connect(request: HttpRequest) -> HttpResponse:
+    given = link_parameters.given(request)
+    notices = link_parameters.renew(request, given)
     if request.method == "POST":
-        form = ConnectForm(request.POST, user=request.user)
-        if form.is_valid():
+        form = ConnectForm(given, user=request.user)
+        if form.is_valid() and not notices:
             try:
                 return HttpResponseRedirect(_url_at_ilert(request, form))
             except (IlertOAuthError, ImproperlyConfigured) as error:
                 _show_error(request, error)
     else:
-        # Whoever made the link must not choose the tenant.
-        initial = {name: value for name, value in request.GET.items() if name != "tenant"}
-        form = ConnectForm(initial=initial, user=request.user)
-    return _connect_page(request, form)
+        form = ConnectForm(initial=given, user=request.user)
+    return _connect_page(request, form, notices)
 
 
 @page("GET", "HEAD", "POST")
 def choose(request: HttpRequest) -> HttpResponse:
-    given = request.POST if request.method == "POST" else request.GET
+    given = link_parameters.given(request)
     next_url = safe_next_url(request, given.get("next", ""))
-    asked = signed_scopes.unsign(request.user, given.get("scopes", ""))
+    signed = signed_scopes.sign_again(request.user, given.get("scopes", ""))
+    asked = signed_scopes.unsign(request.user, signed)
     accounts = account_selection.matching(request, asked)
     for account in accounts:
         if request.method == "POST" and request.POST.get("account") == str(account.pk):
@@ -97,7 +109,7 @@ def choose(request: HttpRequest) -> HttpResponse:
     context = {
         "accounts": accounts,
         "next_url": next_url,
-        "signed_scopes": given.get("scopes", ""),
+        "signed_scopes": signed,
         "connect_url": connect_url(request, scopes=asked, next_url=next_url),
     }
     return render(request, "ilert_oauth/choose.html", context)
@@ -117,16 +129,18 @@ def callback(request: HttpRequest) -> HttpResponse:
 @page("GET", "HEAD", "POST")
 def disconnect(request: HttpRequest, pk: int) -> HttpResponse:
     account = get_object_or_404(account_rows().for_user(request.user), pk=pk)
+    next_url = safe_next_url(request, link_parameters.given(request).get("next", ""))
     if request.method == "POST":
         flows.disconnect(account, request=request)
         text = _("%(account)s is disconnected.") % {"account": account}
         messages.success(request, text, fail_silently=True)
-        return redirect(conf.disconnected_url)
+        return HttpResponseRedirect(next_url or resolve_url(conf.disconnected_url))
     if account.status == Status.DISCONNECTED:
         text = _("%(account)s is disconnected already.") % {"account": account}
         messages.info(request, text, fail_silently=True)
-        return redirect("ilert_oauth:accounts")
-    return render(request, "ilert_oauth/disconnect.html", {"account": account})
+        return HttpResponseRedirect(next_url or reverse("ilert_oauth:accounts"))
+    context = {"account": account, "next_url": next_url}
+    return render(request, "ilert_oauth/disconnect.html", context)
 
 
 @page("POST")
@@ -138,7 +152,7 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
         account.delete()
     text = _("%(account)s is removed.") % {"account": account}
     messages.success(request, text, fail_silently=True)
-    return redirect("ilert_oauth:accounts")
+    return HttpResponseRedirect(reverse("ilert_oauth:accounts"))
 
 
 def _url_at_ilert(request: HttpRequest, form: ConnectForm) -> str:
@@ -152,15 +166,20 @@ def _url_at_ilert(request: HttpRequest, form: ConnectForm) -> str:
     )
 
 
-def _connect_page(request: HttpRequest, form: ConnectForm) -> HttpResponse:
+def _connect_page(request: HttpRequest, form: ConnectForm, notices: list[str]) -> HttpResponse:
     account = form.account_shown
     if account and is_tenant(account.tenant_id):
         form.fields.pop("tenant", None)
-    requested = authorization_request.requested_scope(form.asked_scopes, account)
-    new = scopes.missing(account.granted_scope if account else conf.scopes, requested)
+    held = "" if account else account_selection.held_scope(request, form.client or DEFAULT_CLIENT)
+    requested = authorization_request.requested_scope(form.asked_scopes, account, held)
+    usual = account.granted_scope if account else scopes.union(conf.scopes, held)
+    new = scopes.missing(usual, requested)
     context = {
         "form": form,
+        "notices": notices,
         "account": account,
+        "is_extension": bool(account and account_selection.is_usable(account) and new),
+        "back_url": safe_next_url(request, form["next"].value() or ""),
         "site_name": _site_name(request),
         "asks": [(scopes.describe(s)[0], s in new) for s in scopes.split(requested)],
     }
@@ -187,32 +206,39 @@ def _finish(request: HttpRequest) -> HttpResponse:
         lost = f"A user came back from ilert without a session. {authorization_request.ADVICE}"
         _show_error(request, StateError(lost, code="session_ended"))
         return redirect_to_login(reverse("ilert_oauth:accounts"))
-    found = None
+    found, held = None, account_selection.held(request)
     try:
         state = single_parameters(request).get("state", Secret())
         found = authorization_request.find(request, state)
         account = flows.finish_connect(request)
     except (IlertOAuthError, ImproperlyConfigured) as error:
         return _failed(request, error, found)
+    next_url = safe_next_url(request, found.next_url)
     if not found.connected_uuid:  # and no reload
-        text = _("%(account)s is connected.") % {"account": account}
-        messages.success(request, text, fail_silently=True)
-    return HttpResponseRedirect(safe_next_url(request, found.next_url) or conf.connected_url)
+        meant = _account_meant(request, found)
+        connect_messages.tell(request, account, held, meant=meant, next_url=next_url)
+    return HttpResponseRedirect(next_url or conf.connected_url)
+
+
+def _account_meant(request: HttpRequest, found: AuthorizationRequest) -> ConnectedAccount | None:
+    own, uuid = account_rows().for_user(request.user), found.account_uuid
+    return own.filter(uuid=uuid).first() if uuid else None
 
 
 def _failed(
     request: HttpRequest, error: Exception, found: AuthorizationRequest | None
 ) -> HttpResponse:
     """Back to a page that asks for the same again."""
-    _show_error(request, error)
+    account = _account_meant(request, found) if found else None
+    _show_failure(request, error, account)
+    next_url = safe_next_url(request, found.next_url) if found else ""
     if found is None or isinstance(error, StateError):
-        return redirect("ilert_oauth:accounts")
-    own, uuid = account_rows().for_user(request.user), found.account_uuid
+        return HttpResponseRedirect(next_url or reverse("ilert_oauth:accounts"))
     url = connect_url(
         request,
         scopes=scopes.missing(conf.scopes, found.requested_scope),
-        next_url=safe_next_url(request, found.next_url),
-        account=own.filter(uuid=uuid).first() if uuid else None,
+        next_url=next_url,
+        account=account,
         client=_further_client(found),
     )
     return HttpResponseRedirect(url)
@@ -222,6 +248,17 @@ def _further_client(found: AuthorizationRequest) -> str:
     """Empty for the default, which a link need not name."""
     name = conf.client_keys().get((found.api_url, found.client_id), DEFAULT_CLIENT)
     return "" if name == DEFAULT_CLIENT else name
+
+
+def _show_failure(request: HttpRequest, error: Exception, account: ConnectedAccount | None) -> None:
+    """Who says no at ilert has made no error, and support need not look for one."""
+    if getattr(error, "code", "") != "access_denied":
+        return _show_error(request, error)
+    text: StrOrPromise = error_message(error)
+    if account and account_selection.is_usable(account):
+        text = _("Nothing was changed: %(account)s stays connected.") % {"account": account}
+    logger.info("An ilert account was not connected: %s (access_denied)", error)
+    messages.info(request, text, fail_silently=True)
 
 
 def _show_error(request: HttpRequest, error: Exception) -> None:

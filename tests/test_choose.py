@@ -184,6 +184,11 @@ def test_a_choice_that_leads_nowhere_ends_on_the_accounts_page(
     assert response["Location"] == "/ilert/"
 
 
+def test_the_next_of_a_forms_address_counts(browser: Client, account: ConnectedAccount) -> None:
+    response: Any = browser.post(f"{CHOOSE}?next=/after/", {"account": account.pk})
+    assert response["Location"] == "/after/"
+
+
 @pytest.mark.parametrize("next_url", ["after/", "after", "home", "?a=1"])
 def test_a_relative_next_is_no_name_of_a_page(
     browser: Client, account: ConnectedAccount, next_url: str

@@ -3,21 +3,26 @@ from __future__ import annotations
 import html
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from django.conf import settings as site_settings
 from django.contrib import admin
 from django.contrib.auth.models import User
-from django.test import Client
+from django.test import Client, RequestFactory
 
+from django_ilert_oauth import flows
 from django_ilert_oauth.internal import signed_scopes
-from django_ilert_oauth.models import ConnectedAccount, Status
+from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount, Status
 from ilert_standin import StandIn
 from tests.conftest import AccountFactory
-from tests.support.connect_steps import CONNECT, press, scopes_asked_at_ilert
+from tests.support.connect_steps import CONNECT, press, query_of, scopes_asked_at_ilert
 
-OUTDATED = "The link that brought you here has expired"
+FOREIGN = "The link that brought you here was made for somebody else or is incomplete"
+OLD = "The link or page that brought you here is more than an hour old."
 NEW = '<span class="ilert-new">new</span>'
+
+BAD_TENANT = "Enter your ilert address, such as acme.ilert.com, or only its first part."
 
 
 def text_of(page: Any) -> str:
@@ -104,7 +109,7 @@ def by_hand(user: User, monkeypatch: pytest.MonkeyPatch) -> str:
     return "source:w"
 
 
-each_fake = pytest.mark.parametrize("make", [expired, foreign, forged, by_hand])
+each_fake = pytest.mark.parametrize("make", [foreign, forged, by_hand])
 
 
 @each_fake
@@ -112,29 +117,32 @@ def test_what_does_not_hold_is_said_and_not_asked_for(
     browser: Client, user: User, monkeypatch: pytest.MonkeyPatch, make: Any
 ) -> None:
     page = browser.get(CONNECT, {"scopes": make(user, monkeypatch), "next": "/after/"})
-    assert OUTDATED in text_of(page)
+    assert FOREIGN in text_of(page)
     assert lines_of(page) == ["See your profile"]
     assert scopes_asked_at_ilert(browser, page) == {"profile"}
 
 
 @each_fake
-def test_what_does_not_hold_is_not_asked_for_by_a_post(
+def test_a_post_never_asks_for_less_without_a_word(
     browser: Client, user: User, monkeypatch: pytest.MonkeyPatch, make: Any
 ) -> None:
-    left: Any = browser.post(CONNECT, {"scopes": make(user, monkeypatch)})
-    assert "source" not in left["Location"]
-
-
-def test_a_link_that_runs_out_while_the_page_is_open_widens_nothing(
-    browser: Client, user: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = browser.get(CONNECT, {"scopes": signed(user)})
-    expired(user, monkeypatch)
+    page = browser.post(CONNECT, {"scopes": make(user, monkeypatch)})
+    assert FOREIGN in text_of(page)
     assert scopes_asked_at_ilert(browser, page) == {"profile"}
 
 
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_an_old_link_or_page_asks_once_more_for_what_it_shows(
+    browser: Client, user: User, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    page = getattr(browser, method)(CONNECT, {"scopes": expired(user, monkeypatch)})
+    assert OLD in text_of(page)
+    assert lines_of(page)[1] == f"See, create and edit alert sources {NEW}"
+    assert scopes_asked_at_ilert(browser, page) == {"profile", "source:w"}
+
+
 def test_without_scopes_there_is_nothing_to_complain_about(browser: Client) -> None:
-    assert OUTDATED not in text_of(browser.get(CONNECT))
+    assert "The link" not in text_of(browser.get(CONNECT))
 
 
 def test_a_null_character_is_no_error(browser: Client) -> None:
@@ -144,8 +152,59 @@ def test_a_null_character_is_no_error(browser: Client) -> None:
 
 def test_a_page_that_is_shown_again_keeps_what_was_asked(browser: Client, user: User) -> None:
     again = browser.post(CONNECT, {"scopes": signed(user), "tenant": "not a tenant"})
-    assert "Enter only the first part of the address" in text_of(again)
+    assert BAD_TENANT in text_of(again)
     assert scopes_asked_at_ilert(browser, again, tenant="acme") == {"profile", "source:w"}
+
+
+def test_the_query_of_a_forms_address_counts_where_its_body_says_nothing(
+    browser: Client, user: User
+) -> None:
+    left: Any = browser.post(f"{CONNECT}?scopes={signed(user)}&next=/query/", {"next": "/body/"})
+    assert set(query_of(left["Location"])["scope"].split()) == {"profile", "source:w"}
+    assert [row.next_url for row in AuthorizationRequest.objects.all()] == ["/body/"]
+
+
+def test_back_leads_where_the_user_came_from(browser: Client) -> None:
+    assert '<a href="/settings/">Back</a>' in text_of(browser.get(f"{CONNECT}?next=/settings/"))
+    assert '<a href="/ilert/">Back</a>' in text_of(browser.get(f"{CONNECT}?next=//evil.example"))
+
+
+# Never less than before
+
+
+def test_who_connects_without_an_account_is_asked_for_what_all_accounts_hold(
+    browser: Client, make_account: AccountFactory
+) -> None:
+    make_account(granted_scope="profile alert:w")
+    make_account(granted_scope="profile source", username="heidi")
+    page = browser.get(CONNECT)
+    assert lines_of(page) == [
+        "See your profile",
+        "See alert sources",
+        "See, create and edit alerts",
+    ]
+    assert scopes_asked_at_ilert(browser, page) == {"profile", "alert:w", "source"}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"status": Status.DISCONNECTED}, {"client_id": "another"}, {"api_url": "https://a.example"}],
+)
+def test_what_no_account_of_this_client_holds_is_not_asked_for(
+    browser: Client, make_account: AccountFactory, columns: dict[str, Any]
+) -> None:
+    make_account(granted_scope="profile alert:w", **columns)
+    assert scopes_asked_at_ilert(browser, browser.get(CONNECT)) == {"profile"}
+
+
+def test_a_page_of_the_site_may_ask_for_less(
+    browser: Client, user: User, make_account: AccountFactory
+) -> None:
+    make_account(granted_scope="profile alert:w")
+    request = RequestFactory().get("/")
+    request.user, request.session = user, browser.session
+    url = flows.start_connect(request, keep_scopes=False)
+    assert query_of(url)["scope"] == "profile"
 
 
 # Who asks, and for which account
@@ -207,6 +266,35 @@ def test_a_first_connect_may_name_the_tenant(browser: Client) -> None:
     page = browser.get(CONNECT)
     assert has_tenant_field(page)
     assert press(browser, page, tenant="initech").startswith("https://initech.ilert.com/")
+
+
+@pytest.mark.parametrize(
+    ("typed", "host"),
+    [
+        ("acme.ilert.com", "acme.ilert.com"),
+        ("  https://acme.ilert.com/alerts/?page=2#top ", "acme.ilert.com"),
+        ("HTTP://Acme.ilert.com", "acme.ilert.com"),
+        ("https://app.ilert.com/login", "app.ilert.com"),
+        ("app.ilert.com", "app.ilert.com"),
+    ],
+)
+def test_an_address_of_ilert_is_understood_as_it_is_typed_or_copied(
+    browser: Client, typed: str, host: str
+) -> None:
+    left = press(browser, browser.get(CONNECT), tenant=typed)
+    assert urlsplit(left).hostname == host
+
+
+def test_the_address_of_an_ilert_without_tenants_in_it_names_none(
+    browser: Client, ilert: StandIn, settings: Any
+) -> None:
+    left = press(browser, browser.get(CONNECT), tenant=settings.ILERT_OAUTH_APP_URL)
+    assert left.startswith(f"{settings.ILERT_OAUTH_APP_URL}/api/")
+
+
+@pytest.mark.parametrize("typed", ["acme.ilert.com.evil.example", "https://evil.example/acme"])
+def test_an_address_elsewhere_is_refused(browser: Client, typed: str) -> None:
+    assert BAD_TENANT in text_of(browser.post(CONNECT, {"tenant": typed}))
 
 
 def test_a_site_of_one_tenant_does_not_ask_for_it(browser: Client, settings: Any) -> None:

@@ -140,15 +140,19 @@ def test_the_link_of_a_visitor_carries_no_scopes(request_of: HttpRequest) -> Non
 
 
 @pytest.mark.parametrize(
-    "columns", [{"granted_scope": "profile"}, {"status": Status.RECONNECT_REQUIRED}]
+    ("columns", "text"),
+    [
+        ({"granted_scope": "profile"}, "Allow more access"),
+        ({"status": Status.RECONNECT_REQUIRED}, "Reconnect ilert"),
+    ],
 )
 def test_the_button_reconnects_the_account_that_does_not_match(
-    request_of: HttpRequest, make_account: AccountFactory, columns: dict[str, Any]
+    request_of: HttpRequest, make_account: AccountFactory, columns: dict[str, Any], text: str
 ) -> None:
     account = make_account(**columns)
     button = render(request_of, "{% ilert_connect_button scopes='source:w' %}")
     assert query_of(link_in(button))["account"] == str(account.pk)
-    assert ">Reconnect ilert</a>" in button
+    assert f">{text}</a>" in button
 
 
 @pytest.mark.parametrize("matches", [True, False])

@@ -26,7 +26,7 @@ from django_ilert_oauth.exceptions import (
     IlertUnavailableError,
     ReconnectRequiredError,
 )
-from django_ilert_oauth.internal import authorization_request
+from django_ilert_oauth.internal import account_selection, authorization_request
 from django_ilert_oauth.internal import scopes as scope_names
 from django_ilert_oauth.internal.db import database_now
 from django_ilert_oauth.internal.return_urls import safe_next_url
@@ -71,29 +71,34 @@ def start_connect(
     tenant: str | None = None,
     account: ConnectedAccount | None = None,
     client: str = "",
+    keep_scopes: bool = True,
 ) -> str:
     """Returns the URL at ilert to send the user's browser to.
 
     The user is asked for ``ILERT_OAUTH_SCOPES`` and ``scopes``; for an ``account`` to reconnect
     also for what it asked for before, at its tenant and by its client. ``client`` names another
-    one. A ``next_url`` that leads off this site is dropped. Raises ``ValueError`` for a ``tenant``
-    that is not a host label, ``ImproperlyConfigured`` for an unknown client, ``PermissionDenied``
-    for a visitor who is not logged in or whose account it is not, and ``IlertUnavailableError``
-    where ``ILERT_OAUTH_READ_ONLY`` is on.
+    one. Without an account, who will log in at ilert is not known, so what the user's accounts of
+    the client hold is asked for, too, unless ``keep_scopes`` is false. A ``next_url`` that leads
+    off this site is dropped. Raises ``ValueError`` for a ``tenant`` that is not a host label,
+    ``ImproperlyConfigured`` for an unknown client, ``PermissionDenied`` for a visitor who is not
+    logged in or whose account it is not, and ``IlertUnavailableError`` where
+    ``ILERT_OAUTH_READ_ONLY`` is on.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied("Log in before connecting an ilert account.")
     if account is not None and account.user_id != request.user.pk:
         raise PermissionDenied("The account belongs to another user.")
-    chosen = conf.client(client or _client_name(account))
+    name = client or _client_name(account)
+    chosen = conf.client(name)
     base_url = _authorize_base(chosen, tenant, account)
+    held = account_selection.held_scope(request, name) if keep_scopes and not account else ""
     state, code_verifier = Secret(secrets.token_urlsafe(32)), Secret(secrets.token_urlsafe(64))
     stored = authorization_request.store(
         request,
         state,
         code_verifier,
         chosen,
-        requested_scope=authorization_request.requested_scope(scopes, account),
+        requested_scope=authorization_request.requested_scope(scopes, account, held),
         next_url=iri_to_uri(safe_next_url(request, next_url)),
         account_uuid=account.uuid if account else None,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from django.http import HttpRequest
 
 from django_ilert_oauth.conf import conf
@@ -60,6 +62,22 @@ def account_to_reconnect(request: HttpRequest, scopes: str) -> ConnectedAccount 
         key=lambda a: (is_usable(a), was_asked(a, scopes), a == remembered),
         default=None,
     )
+
+
+def held(request: HttpRequest) -> dict[UUID, str]:
+    """What each of the user's accounts was granted and has not given back."""
+    return {a.uuid: a.granted_scope for a in _own(request) if a.status != Status.DISCONNECTED}
+
+
+def held_scope(request: HttpRequest, client: str) -> str:
+    """Of all accounts of one client, by its name."""
+    granted, names = held(request), conf.client_keys()
+    same = (a for a in _own(request) if names.get((a.api_url, a.client_id)) == client)
+    return scope_names.union(*(granted.get(a.uuid, "") for a in same))
+
+
+def has_account(request: HttpRequest, pk: str) -> bool:
+    return any(str(account.pk) == pk for account in _own(request))
 
 
 def was_asked(account: ConnectedAccount, scopes: str) -> bool:

@@ -44,11 +44,14 @@ ADVICE = (
 
 
 def requested_scope(
-    scopes: str | Iterable[str] = (), account: ConnectedAccount | None = None
+    scopes: str | Iterable[str] = (), account: ConnectedAccount | None = None, held: str = ""
 ) -> str:
-    """The scopes of the settings, these and, for an account to reconnect, those of before."""
+    """The scopes of the settings, these and, for an account to reconnect, those of before.
+
+    Without an account, ``held`` is what the user's accounts are not to lose.
+    """
     earlier = (account.requested_scope, account.granted_scope) if account else ()
-    return scope_names.union(conf.scopes, scopes, *earlier)
+    return scope_names.union(conf.scopes, scopes, *earlier, held)
 
 
 def mark_browser(request: HttpRequest | None, **kwargs: Any) -> None:

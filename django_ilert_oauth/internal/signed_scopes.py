@@ -28,9 +28,19 @@ def unsign_client(user: Any, signed: str) -> str:
     return _parts(user, signed)[1]
 
 
-def _parts(user: Any, signed: str) -> tuple[str, str]:
+def is_current(user: Any, signed: str) -> bool:
+    return any(_parts(user, signed))
+
+
+def sign_again(user: Any, signed: str) -> str:
+    """For a page that shows what it asks for, however old its link; else like ``unsign``."""
+    scopes, client = _parts(user, signed, max_age=None)
+    return sign(user, scopes, client) if scopes or client else ""
+
+
+def _parts(user: Any, signed: str, max_age: timedelta | None = LIFETIME) -> tuple[str, str]:
     try:
-        signed_for, scopes, client = signing.loads(signed, salt=SALT, max_age=LIFETIME)
+        signed_for, scopes, client = signing.loads(signed, salt=SALT, max_age=max_age)
     except signing.BadSignature:
         return "", ""
     return (scopes, client) if signed_for == str(user.pk) else ("", "")

@@ -39,7 +39,8 @@ def ilert_connect_button(
     text: str = "",
 ) -> dict[str, Any]:
     url, account = _connect_url(context, scopes, next_url)
-    return {"connect_url": url, "account": account, "text": text}
+    is_extension = account is not None and account_selection.is_usable(account)
+    return {"connect_url": url, "account": account, "is_extension": is_extension, "text": text}
 
 
 def _connect_url(

@@ -1,0 +1,46 @@
+"""What a link or a form asks one of the app's pages for."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest
+from django.utils.translation import gettext as _
+
+from . import account_selection, signed_scopes
+
+
+def given(request: HttpRequest) -> dict[str, str]:
+    """The body first, as in Django's ``LoginView``; only it may name a tenant."""
+    query = {name: value for name, value in request.GET.items() if name != "tenant"}
+    return {**query, **request.POST.dict()}
+
+
+def renew(request: HttpRequest, given: dict[str, str]) -> list[str]:
+    """Drops what no longer holds, and returns what to tell the user about it."""
+    notices = [_renew_scopes(request, given), _drop_stale_account(request, given)]
+    return [notice for notice in notices if notice]
+
+
+def _renew_scopes(request: HttpRequest, given: dict[str, str]) -> str:
+    """The page shows what an old link asks for, so that it is asked for once it was seen."""
+    signed = given.get("scopes", "")
+    given["scopes"] = signed_scopes.sign_again(request.user, signed)
+    if signed and not given["scopes"]:
+        return _(
+            "The link that brought you here was made for somebody else or is incomplete, so only "
+            "the usual is asked for below. Go back to the page that you came from to be asked "
+            "again."
+        )
+    if signed and not signed_scopes.is_current(request.user, signed):
+        return _(
+            "The link or page that brought you here is more than an hour old. Please look once "
+            "more at what is asked for below."
+        )
+    return ""
+
+
+def _drop_stale_account(request: HttpRequest, given: dict[str, str]) -> str:
+    pk = given.get("account", "")
+    if not pk or account_selection.has_account(request, pk):
+        return ""
+    given["account"] = ""
+    return _("The account to reconnect is no longer here: below you connect one anew.")
