@@ -157,7 +157,7 @@ class ConnectedAccount(models.Model):
     api_url = ExactCharField(_("ilert API"), max_length=200)
     tenant_id = ExactCharField(_("tenant"), max_length=100)
     username = ExactCharField(_("username"), max_length=255)
-    ilert_user_id = models.BigIntegerField(_("ilert user ID"), null=True, blank=True)
+    ilert_user_id = models.BigIntegerField(_("user ID at ilert"), null=True, blank=True)
     display_name = models.CharField(_("name"), max_length=255, blank=True)
     email = models.CharField(_("e-mail"), max_length=254, blank=True)
     requested_scope = models.TextField(_("requested scope"), blank=True)
@@ -179,8 +179,8 @@ class ConnectedAccount(models.Model):
     objects = ConnectedAccountQuerySet.as_manager()
 
     class Meta:
-        verbose_name = _("connected ilert account")
-        verbose_name_plural = _("connected ilert accounts")
+        verbose_name = _("ilert account")
+        verbose_name_plural = _("ilert accounts")
         constraints = [
             models.UniqueConstraint(
                 fields=["user", "api_url", "tenant_id", "username"],
@@ -192,9 +192,9 @@ class ConnectedAccount(models.Model):
             models.Index(fields=["status", "refresh_token_expires_at"], name="ilert_oauth_grant"),
         ]
         permissions = [
-            ("refresh_connectedaccount", _("Can refresh connected ilert accounts")),
-            ("check_connectedaccount", _("Can check connected ilert accounts")),
-            ("disconnect_connectedaccount", _("Can disconnect connected ilert accounts")),
+            ("refresh_connectedaccount", _("Can refresh ilert accounts")),
+            ("check_connectedaccount", _("Can check ilert accounts")),
+            ("disconnect_connectedaccount", _("Can disconnect ilert accounts")),
         ]
 
     def __str__(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_not_required, login_required
@@ -30,7 +29,7 @@ from django.views.decorators.http import require_http_methods
 
 from . import flows
 from .conf import conf, is_tenant
-from .exceptions import IlertOAuthError, StateError
+from .exceptions import AuthorizationDeniedError, IlertOAuthError, StateError
 from .flows._callback_params import single_parameters, take_parameters
 from .forms import ConnectForm
 from .internal import (
@@ -47,9 +46,6 @@ from .internal.rows import account_rows, database
 from .internal.setting_values import DEFAULT_CLIENT
 from .models import AuthorizationRequest, ConnectedAccount, Status
 from .oauth.secret import Secret
-
-if TYPE_CHECKING:
-    from django.utils.functional import _StrOrPromise as StrOrPromise
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +72,18 @@ def page(*methods: str) -> Callable[[View], View]:
 @page("GET", "HEAD")
 def accounts(request: HttpRequest) -> HttpResponse:
     own = account_rows().for_user(request.user).order_by("tenant_id", "username")
-    return render(request, "ilert_oauth/accounts.html", {"accounts": own})
+    usable = account_selection.matching(request, "")
+    context = {
+        "accounts": sorted(own, key=lambda account: account.status == Status.DISCONNECTED),
+        "chosen": account_selection.chosen(request, usable) if len(usable) > 1 else None,
+    }
+    return render(request, "ilert_oauth/accounts.html", context)
 
 
 @page("GET", "HEAD", "POST")
 def connect(request: HttpRequest) -> HttpResponse:
     given = link_parameters.given(request)
-    notices = link_parameters.renew(request, given)
+    notices = link_parameters.check(request, given)
     if request.method == "POST":
         form = ConnectForm(given, user=request.user)
         if form.is_valid() and not notices:
@@ -108,6 +109,7 @@ def choose(request: HttpRequest) -> HttpResponse:
             return HttpResponseRedirect(next_url or reverse("ilert_oauth:accounts"))
     context = {
         "accounts": accounts,
+        "chosen": account_selection.chosen(request, accounts),
         "next_url": next_url,
         "signed_scopes": signed,
         "connect_url": connect_url(request, scopes=asked, next_url=next_url),
@@ -251,13 +253,11 @@ def _further_client(found: AuthorizationRequest) -> str:
 
 
 def _show_failure(request: HttpRequest, error: Exception, account: ConnectedAccount | None) -> None:
-    """Who says no at ilert has made no error, and support need not look for one."""
-    if getattr(error, "code", "") != "access_denied":
+    """Who declines more access has made no error, and support need not look for one."""
+    is_declined = isinstance(error, AuthorizationDeniedError) and error.code == "access_denied"
+    if not (is_declined and account and account_selection.is_usable(account)):
         return _show_error(request, error)
-    text: StrOrPromise = error_message(error)
-    if account and account_selection.is_usable(account):
-        text = _("Nothing was changed: %(account)s stays connected.") % {"account": account}
-    logger.info("An ilert account was not connected: %s (access_denied)", error)
+    text = _("Nothing was changed: %(account)s stays connected.") % {"account": account}
     messages.info(request, text, fail_silently=True)
 
 

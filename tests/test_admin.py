@@ -133,7 +133,7 @@ def test_an_account_is_shown_with_all_that_may_be_shown(
         ({"tenant_id": "globex"}, ["linus"]),
         ({"error": "server_error"}, ["linus"]),
         ({"error": "day"}, ["linus"]),
-        ({"expiring": "access-1h"}, ["grace"]),
+        ({"expiring": "overdue"}, ["grace"]),
         ({"expiring": "grant-1d"}, []),
         ({"expiring": "grant-30d"}, ["linus"]),
         ({"expiring": "nonsense"}, ["linus", "ada", "grace"]),
@@ -178,7 +178,7 @@ def test_the_list_offers_its_filters(root: Client, account: ConnectedAccount) ->
         assert f"By {title}" in shown
 
 
-@pytest.mark.parametrize("query", [{}, {"expiring": "access-1h", "_facets": "True"}])
+@pytest.mark.parametrize("query", [{}, {"expiring": "overdue", "_facets": "True"}])
 def test_the_number_of_queries_does_not_grow_with_the_list(
     root: Client, account: ConnectedAccount, query: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,10 +253,10 @@ def test_the_picture_of_health_counts_and_leads_to_what_it_counts(
     root: Client, make_account: AccountFactory
 ) -> None:
     now = timezone.now()
-    make_account(access_token_expires_at=now + timedelta(minutes=50), last_error_at=now)
+    make_account(access_token_expires_at=now - timedelta(minutes=5), last_error_at=now)
     make_account(
         username="ada",
-        access_token_expires_at=now + timedelta(hours=3),
+        access_token_expires_at=now + timedelta(minutes=50),
         refresh_token_expires_at=now + timedelta(days=20),
         last_error="timeout",
         last_error_at=now - timedelta(hours=20),
@@ -267,7 +267,7 @@ def test_the_picture_of_health_counts_and_leads_to_what_it_counts(
     assert counts == {
         "status__exact=connected": 2,
         "status__exact=reconnect_required": 1,
-        "expiring=access-1h": 1,
+        "expiring=overdue": 1,
         "expiring=grant-30d": 1,
         "error=day": 1,
     }
@@ -976,3 +976,43 @@ def test_the_client_is_a_column_where_there_is_more_than_one(
     assert '<td class="field-client">staging</td>' in page(root)
     ConnectedAccount.objects.update(client_id="gone")
     assert '<td class="field-client">not configured</td>' in page(root)
+
+
+def test_no_filter_is_for_a_reason_that_no_row_has(root: Client, account: ConnectedAccount) -> None:
+    shown = page(root)
+    assert "reason__exact=admin" in shown
+    assert "reason__exact=deleted" not in shown
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_what_a_site_may_do_is_nothing_where_it_can_do_nothing(
+    root: Client, make_account: AccountFactory, *, is_readable: bool
+) -> None:
+    status = Status.DISCONNECTED if is_readable else Status.CONNECTED
+    account = make_account(granted_scope="source:w", status=status)
+    if not is_readable:
+        spoil(account)
+    assert "See, create and edit" not in page(root, f"{LIST}{account.pk}/change/")
+
+
+def test_who_deletes_comes_back_to_the_list(staff: Staff, account: ConnectedAccount) -> None:
+    client = staff("view_connectedaccount", "delete_connectedaccount")
+    left: Any = client.post(
+        f"{LIST}{account.pk}/delete/?_changelist_filters=q%3Dgrace", {"post": "yes"}
+    )
+    assert left["Location"] == f"{LIST}?q=grace"
+
+
+def test_who_deletes_in_a_pop_up_stays_there(root: Client, account: ConnectedAccount) -> None:
+    left = root.post(f"{LIST}{account.pk}/delete/", {"post": "yes", "_popup": "1"})
+    assert left.status_code == 200
+
+
+def test_the_page_that_asks_has_the_breadcrumbs_of_the_admin(
+    root: Client, account: ConnectedAccount
+) -> None:
+    form = {"action": "disconnect_accounts", "_selected_action": account.pk}
+    shown = html.unescape(root.post(LIST, form).content.decode())
+    trail = shown.partition('<div class="breadcrumbs">')[2].partition("</div>")[0]
+    steps = " ".join(re.sub("<[^>]*>", "", trail).split())
+    assert steps == "Home › ilert accounts › Ilert accounts › Disconnect"

@@ -27,7 +27,7 @@ from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from django_ilert_oauth.templatetags.ilert_oauth_times import ago
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
-from tests.conftest import AccountFactory
+from tests.conftest import AccountFactory, People
 from tests.support.html_page import Element, Page
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +71,41 @@ def make_in_state(make_account: AccountFactory) -> Callable[..., ConnectedAccoun
 
 
 # The accounts page
+
+
+def test_disconnected_accounts_come_last_and_dim(browser: Client, make_in_state: Any) -> None:
+    make_in_state("disconnected", username="ada")
+    make_in_state("connected", username="grace")
+    page = Page.of(browser.get(ACCOUNTS))
+    assert page.texts("h2") == ["grace @ acme", "ada @ acme"]
+    assert ["ilert-ended" in card.classes for card in page.all("article")] == [False, True]
+
+
+def test_the_chosen_account_is_marked_with_a_way_to_change_it(
+    browser: Client, make_account: AccountFactory
+) -> None:
+    make_account()
+    chosen = make_account(username="heidi")
+    browser.post("/ilert/choose/", {"account": chosen.pk})
+    page = Page.of(browser.get(ACCOUNTS))
+    assert page.texts("p", "ilert-chosen") == [
+        "This site works with this account for you. Choose another"
+    ]
+    assert page.text.index("heidi @ acme") < page.text.index("This site works with this account")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_without_a_choice_no_account_is_marked(browser: Client, people: People, count: int) -> None:
+    people(count)
+    assert Page.of(browser.get(ACCOUNTS)).texts("p", "ilert-chosen") == []
+
+
+def test_the_choice_page_marks_the_one_chosen_now(browser: Client, people: People) -> None:
+    chosen = people(2)[0]
+    browser.post("/ilert/choose/", {"account": chosen.pk})
+    buttons = Page.of(browser.get("/ilert/choose/")).all("button")
+    marked = {b.text: b.attributes.get("aria-current") for b in buttons}
+    assert marked == {"user-0 @ acme chosen now": "true", "user-1 @ acme": None}
 
 
 @pytest.mark.parametrize(
@@ -539,7 +574,12 @@ def test_messages_are_announced_by_their_weight(pages: dict[str, Page]) -> None:
         for page in pages.values()
         for element in page.all("p", "ilert-message")
     }
-    assert roles == {"ilert-error": "alert", "ilert-info": "status", "ilert-success": "status"}
+    assert roles == {
+        "ilert-error": "alert",
+        "ilert-info": "status",
+        "ilert-success": "status",
+        "ilert-warning": "alert",
+    }
 
 
 @pytest.mark.parametrize(

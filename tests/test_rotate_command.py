@@ -57,4 +57,4 @@ def test_a_row_that_cannot_be_read_is_named_and_fails_the_run(account: Connected
     errors = StringIO()
     with pytest.raises(CommandError, match="Drop no key"):
         call_command("rotate_ilert_keys", stdout=StringIO(), stderr=errors)
-    assert f"connected ilert account {account.pk} (gr\\nace @ acme)" in errors.getvalue()
+    assert f"ilert account {account.pk} (gr\\nace @ acme)" in errors.getvalue()

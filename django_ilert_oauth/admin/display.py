@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.internal import crypto, scopes
-from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
+from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Status
 from django_ilert_oauth.templatetags.ilert_oauth_times import ago
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def scope(account: ConnectedAccount) -> SafeString:
 
 @admin.display(description=_("what this site may do"))
 def scope_sentences(account: ConnectedAccount) -> StrOrPromise:
-    sentences = ((sentence,) for sentence in account.scope_sentences)
+    is_usable = account.status == Status.CONNECTED and account.is_readable
+    sentences = ((sentence,) for sentence in account.scope_sentences if is_usable)
     items = format_html_join("", "<li>{}</li>", sentences)
     return format_html('<ul class="ilert-scopes">{}</ul>', items) if items else _("nothing")
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from django.contrib.admin import ModelAdmin, SimpleListFilter
+from django.contrib.admin import ChoicesFieldListFilter, ModelAdmin, SimpleListFilter
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from django_ilert_oauth.models import ConnectedAccount, Status
+from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
@@ -20,13 +20,12 @@ if TYPE_CHECKING:
     AccountAdmin = ModelAdmin[ConnectedAccount]
     Accounts = QuerySet[ConnectedAccount]
 
-HOUR, DAY, MONTH = timedelta(hours=1), timedelta(days=1), timedelta(days=30)
+DAY, MONTH = timedelta(days=1), timedelta(days=30)
 
 
-def access_ends_within(time: timedelta) -> Q:
-    """Or has ended, without being refreshed."""
-    ends_at = timezone.now() + time
-    return Q(status=Status.CONNECTED, access_token_expires_at__lte=ends_at)
+def refresh_is_overdue() -> Q:
+    """A healthy account's access ends within the hour, too, and is refreshed before."""
+    return Q(status=Status.CONNECTED, access_token_expires_at__lte=timezone.now())
 
 
 def grant_ends_within(time: timedelta) -> Q:
@@ -38,12 +37,20 @@ def failed_within(time: timedelta) -> Q:
     return Q(last_error_at__gte=timezone.now() - time) & ~Q(last_error="")
 
 
+class ReasonFilter(ChoicesFieldListFilter):
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        """No row has the reason that it was deleted."""
+        for choice in super().choices(changelist):
+            if choice["display"] != Reason.DELETED.label:
+                yield choice
+
+
 class ExpiryFilter(SimpleListFilter):
     title = _("expiry")
     parameter_name = "expiring"
 
     CHOICES: dict[str, tuple[StrOrPromise, Callable[[], Q]]] = {
-        "access-1h": (_("access ends within an hour"), lambda: access_ends_within(HOUR)),
+        "overdue": (_("refresh is overdue"), refresh_is_overdue),
         "grant-1d": (_("grant ends within 24 hours"), lambda: grant_ends_within(DAY)),
         "grant-30d": (_("grant ends within 30 days"), lambda: grant_ends_within(MONTH)),
     }

@@ -20,7 +20,7 @@ from django_ilert_oauth.views import outside_transactions
 
 from . import display
 from .actions import CHECK, DISCONNECT, REFRESH, Action
-from .filters import ErrorFilter, ExpiryFilter
+from .filters import ErrorFilter, ExpiryFilter, ReasonFilter
 from .read_only import ReadOnlyAdmin, warn_if_read_only
 from .revocations import show_pending
 from .summary import figures
@@ -57,7 +57,6 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
     list_display = [
         display.account,
         "user",
-        "tenant_id",
         display.state,
         display.scope,
         display.access_expires,
@@ -65,7 +64,7 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
         display.last_refreshed,
         display.last_error,
     ]
-    list_filter = ["status", "reason", ExpiryFilter, ErrorFilter]
+    list_filter = ["status", ("reason", ReasonFilter), ExpiryFilter, ErrorFilter]
     list_select_related = ["user"]
     date_hierarchy = "connected_at"
     raw_id_fields = ["user"]

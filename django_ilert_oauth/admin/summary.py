@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_ilert_oauth.models import ConnectedAccount, Status
 
-from .filters import DAY, HOUR, MONTH, access_ends_within, failed_within, grant_ends_within
+from .filters import DAY, MONTH, failed_within, grant_ends_within, refresh_is_overdue
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
@@ -36,7 +36,7 @@ def figures(accounts: QuerySet[ConnectedAccount]) -> list[Figure]:
             "bad",
             Q(status=Status.RECONNECT_REQUIRED),
         ),
-        (_("access ends within an hour"), "expiring=access-1h", "plain", access_ends_within(HOUR)),
+        (_("refresh is overdue"), "expiring=overdue", "plain", refresh_is_overdue()),
         (_("grant ends within 30 days"), "expiring=grant-30d", "warning", grant_ends_within(MONTH)),
         (_("failed in the last day"), "error=day", "bad", failed_within(DAY)),
     ]

@@ -140,6 +140,20 @@ def _authorize_base(client: Client, tenant: str | None, account: ConnectedAccoun
     return client.app_url
 
 
+def _parameters(
+    request: HttpRequest, stored: AuthorizationRequest, state: Secret, code_verifier: Secret
+) -> dict[str, str | Secret]:
+    return {
+        "client_id": stored.client_id,
+        "response_type": "code",
+        "redirect_uri": _redirect_uri(request),
+        "scope": stored.requested_scope,
+        "state": state,
+        "code_challenge": _challenge(code_verifier),
+        "code_challenge_method": "S256",
+    }
+
+
 def _redirect_uri(request: HttpRequest) -> str:
     return conf.redirect_uri or request.build_absolute_uri(reverse("ilert_oauth:callback"))
 

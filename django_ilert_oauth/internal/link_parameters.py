@@ -10,17 +10,17 @@ from . import account_selection, signed_scopes
 
 def given(request: HttpRequest) -> dict[str, str]:
     """The body first, as in Django's ``LoginView``; only it may name a tenant."""
-    query = {name: value for name, value in request.GET.items() if name != "tenant"}
-    return {**query, **request.POST.dict()}
+    query = {name: str(value) for name, value in request.GET.items() if name != "tenant"}
+    return query | {name: str(value) for name, value in request.POST.items()}
 
 
-def renew(request: HttpRequest, given: dict[str, str]) -> list[str]:
+def check(request: HttpRequest, given: dict[str, str]) -> list[str]:
     """Drops what no longer holds, and returns what to tell the user about it."""
-    notices = [_renew_scopes(request, given), _drop_stale_account(request, given)]
+    notices = [_sign_scopes_again(request, given), _drop_stale_account(request, given)]
     return [notice for notice in notices if notice]
 
 
-def _renew_scopes(request: HttpRequest, given: dict[str, str]) -> str:
+def _sign_scopes_again(request: HttpRequest, given: dict[str, str]) -> str:
     """The page shows what an old link asks for, so that it is asked for once it was seen."""
     signed = given.get("scopes", "")
     given["scopes"] = signed_scopes.sign_again(request.user, signed)
@@ -43,4 +43,4 @@ def _drop_stale_account(request: HttpRequest, given: dict[str, str]) -> str:
     if not pk or account_selection.has_account(request, pk):
         return ""
     given["account"] = ""
-    return _("The account to reconnect is no longer here: below you connect one anew.")
+    return _("The account to reconnect is no longer here: what you connect below is another.")

@@ -183,7 +183,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "ilert_user_id",
-                    models.BigIntegerField(blank=True, null=True, verbose_name="ilert user ID"),
+                    models.BigIntegerField(blank=True, null=True, verbose_name="user ID at ilert"),
                 ),
                 ("display_name", models.CharField(blank=True, max_length=255, verbose_name="name")),
                 ("email", models.CharField(blank=True, max_length=254, verbose_name="e-mail")),
@@ -265,12 +265,12 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
-                "verbose_name": "connected ilert account",
-                "verbose_name_plural": "connected ilert accounts",
+                "verbose_name": "ilert account",
+                "verbose_name_plural": "ilert accounts",
                 "permissions": [
-                    ("refresh_connectedaccount", "Can refresh connected ilert accounts"),
-                    ("check_connectedaccount", "Can check connected ilert accounts"),
-                    ("disconnect_connectedaccount", "Can disconnect connected ilert accounts"),
+                    ("refresh_connectedaccount", "Can refresh ilert accounts"),
+                    ("check_connectedaccount", "Can check ilert accounts"),
+                    ("disconnect_connectedaccount", "Can disconnect ilert accounts"),
                 ],
                 "indexes": [
                     models.Index(
