@@ -21,7 +21,8 @@ from .internal import scopes, setting_values
 from .internal.db import DatabaseTime
 from .internal.setting_values import PREFIX
 
-REQUIRED_APPS = ("django.contrib.auth", "django.contrib.messages", "django.contrib.sessions")
+REQUIRED_APPS = ("django.contrib.auth", "django.contrib.sessions")
+RECOMMENDED_APP = "django.contrib.messages"
 
 HINTS = {
     PREFIX + "CLIENT_ID": "Copy it from your app's page in ilert, in the tab Applications.",
@@ -145,6 +146,12 @@ def _missing_apps() -> Iterator[CheckMessage]:
                 hint=f'Add "{name}" to INSTALLED_APPS, and its middleware.',
                 id="ilert_oauth.E005",
             )
+    if not apps.is_installed(RECOMMENDED_APP):
+        yield Warning(
+            f"{RECOMMENDED_APP} is not installed: nobody is told what became of a connection.",
+            hint=f'Add "{RECOMMENDED_APP}" to INSTALLED_APPS, and its middleware.',
+            id="ilert_oauth.W008",
+        )
 
 
 def _database() -> Iterator[CheckMessage]:

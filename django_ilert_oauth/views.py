@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
 from collections.abc import Callable
 
 from django.contrib import messages
@@ -29,7 +27,7 @@ from django.views.decorators.http import require_http_methods
 
 from . import flows
 from .conf import conf, is_tenant
-from .exceptions import AuthorizationDeniedError, IlertOAuthError, StateError
+from .exceptions import IlertOAuthError, StateError
 from .flows._callback_params import single_parameters, take_parameters
 from .forms import ConnectForm
 from .internal import (
@@ -40,14 +38,11 @@ from .internal import (
     scopes,
     signed_scopes,
 )
-from .internal.error_messages import error_message
 from .internal.return_urls import connect_url, safe_next_url
 from .internal.rows import account_rows, database
 from .internal.setting_values import DEFAULT_CLIENT
 from .models import AuthorizationRequest, ConnectedAccount, Status
 from .oauth.secret import Secret
-
-logger = logging.getLogger(__name__)
 
 View = Callable[..., HttpResponse]
 
@@ -90,7 +85,7 @@ def connect(request: HttpRequest) -> HttpResponse:
             try:
                 return HttpResponseRedirect(_url_at_ilert(request, form))
             except (IlertOAuthError, ImproperlyConfigured) as error:
-                _show_error(request, error)
+                connect_messages.show_error(request, error)
     else:
         form = ConnectForm(initial=given, user=request.user)
     return _connect_page(request, form, notices)
@@ -206,7 +201,7 @@ def _refuse_callback(request: HttpRequest) -> HttpResponse | None:
 def _finish(request: HttpRequest) -> HttpResponse:
     if not request.user.is_authenticated:
         lost = f"A user came back from ilert without a session. {authorization_request.ADVICE}"
-        _show_error(request, StateError(lost, code="session_ended"))
+        connect_messages.show_error(request, StateError(lost, code="session_ended"))
         return redirect_to_login(reverse("ilert_oauth:accounts"))
     found, held = None, account_selection.held(request)
     try:
@@ -232,7 +227,7 @@ def _failed(
 ) -> HttpResponse:
     """Back to a page that asks for the same again."""
     account = _account_meant(request, found) if found else None
-    _show_failure(request, error, account)
+    connect_messages.show_failure(request, error, account)
     next_url = safe_next_url(request, found.next_url) if found else ""
     if found is None or isinstance(error, StateError):
         return HttpResponseRedirect(next_url or reverse("ilert_oauth:accounts"))
@@ -250,26 +245,3 @@ def _further_client(found: AuthorizationRequest) -> str:
     """Empty for the default, which a link need not name."""
     name = conf.client_keys().get((found.api_url, found.client_id), DEFAULT_CLIENT)
     return "" if name == DEFAULT_CLIENT else name
-
-
-def _show_failure(request: HttpRequest, error: Exception, account: ConnectedAccount | None) -> None:
-    """Who declines more access has made no error, and support need not look for one."""
-    is_declined = isinstance(error, AuthorizationDeniedError) and error.code == "access_denied"
-    if not (is_declined and account and account_selection.is_usable(account)):
-        return _show_error(request, error)
-    text = _("Nothing was changed: %(account)s stays connected.") % {"account": account}
-    messages.info(request, text, fail_silently=True)
-
-
-def _show_error(request: HttpRequest, error: Exception) -> None:
-    """With a reference, by which support finds in the log what a user was shown."""
-    reference = secrets.token_hex(4)
-    logger.warning(
-        "An ilert account was not connected: %s (%s, reference %s)",
-        error,
-        getattr(error, "code", "setting"),
-        reference,
-    )
-    text = _("%(error_message)s Reference: %(reference)s")
-    text %= {"error_message": error_message(error), "reference": reference}
-    messages.error(request, text, fail_silently=True)

@@ -152,12 +152,23 @@ def test_a_url_that_is_no_text_is_reported_and_does_not_end_the_check(
 
 
 @pytest.mark.parametrize(
-    "app", ["django.contrib.auth", "django.contrib.messages", "django.contrib.sessions"]
+    ("app", "code", "text"),
+    [
+        ("django.contrib.auth", "E005", "django_ilert_oauth needs django.contrib.auth."),
+        ("django.contrib.sessions", "E005", "django_ilert_oauth needs django.contrib.sessions."),
+        (
+            "django.contrib.messages",
+            "W008",
+            "django.contrib.messages is not installed: nobody is told what became of a connection.",
+        ),
+    ],
 )
-def test_e005_names_an_app_that_is_not_installed(settings: Any, app: str) -> None:
+def test_an_app_that_is_not_installed_is_named(
+    settings: Any, app: str, code: str, text: str
+) -> None:
     settings.INSTALLED_APPS = [name for name in settings.INSTALLED_APPS if name != app]
     [message] = check_settings(None)
-    assert (message.id, message.msg) == ("ilert_oauth.E005", f"django_ilert_oauth needs {app}.")
+    assert (message.id, message.msg) == (f"ilert_oauth.{code}", text)
     assert app in (message.hint or "")
 
 

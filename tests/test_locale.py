@@ -160,5 +160,5 @@ def test_words_follow_the_language_of_each_request() -> None:
     with translation.override("de"):
         assert str(sentence) == "Alarmquellen ansehen"
         assert str(DECLINED).startswith("Bei ilert wurde der Zugriff abgelehnt")
-        assert ConnectedAccount._meta.verbose_name_plural == "verbundene ilert-Konten"
+        assert ConnectedAccount._meta.verbose_name_plural == "ilert-Konten"
     assert str(sentence) == "See alert sources"

@@ -56,13 +56,14 @@ HISTORY: list[Any] = [display.events]
 class ConnectedAccountAdmin(ReadOnlyAdmin):
     list_display = [
         display.account,
-        "user",
         display.state,
+        # Seen without scrolling on a screen of 1280 pixels.
+        display.last_refreshed,
+        display.last_error,
+        "user",
         display.scope,
         display.access_expires,
         display.grant_expires,
-        display.last_refreshed,
-        display.last_error,
     ]
     list_filter = ["status", ("reason", ReasonFilter), ExpiryFilter, ErrorFilter]
     list_select_related = ["user"]

@@ -39,7 +39,10 @@ class ReadOnlyAdmin(AnyAdmin):
             return response
         meta, site = self.opts, self.admin_site.name
         url = reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist", current_app=site)
-        kept = {"preserved_filters": self.get_preserved_filters(request), "opts": meta}
+        kept: dict[str, Any] = {
+            "preserved_filters": self.get_preserved_filters(request),
+            "opts": meta,
+        }
         return HttpResponseRedirect(add_preserved_filters(kept, url))
 
 

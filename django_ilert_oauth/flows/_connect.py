@@ -158,20 +158,6 @@ def _redirect_uri(request: HttpRequest) -> str:
     return conf.redirect_uri or request.build_absolute_uri(reverse("ilert_oauth:callback"))
 
 
-def _parameters(
-    request: HttpRequest, stored: AuthorizationRequest, state: Secret, code_verifier: Secret
-) -> dict[str, str | Secret]:
-    return {
-        "client_id": stored.client_id,
-        "response_type": "code",
-        "redirect_uri": _redirect_uri(request),
-        "scope": stored.requested_scope,
-        "state": state,
-        "code_challenge": _challenge(code_verifier),
-        "code_challenge_method": "S256",
-    }
-
-
 def _challenge(code_verifier: Secret) -> str:
     """RFC 7636, section 4.2."""
     digest = hashlib.sha256(code_verifier.reveal().encode("ascii")).digest()

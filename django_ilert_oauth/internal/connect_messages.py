@@ -1,7 +1,9 @@
-"""What a user is told who comes back from ilert with an account."""
+"""What a user is told who comes back from ilert, with an account or without."""
 
 from __future__ import annotations
 
+import logging
+import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -11,13 +13,18 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 
+from django_ilert_oauth.exceptions import AuthorizationDeniedError
 from django_ilert_oauth.models import ConnectedAccount
 
+from . import account_selection
 from . import scopes as scope_names
+from .error_messages import error_message
 from .return_urls import connect_url
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
+
+logger = logging.getLogger(__name__)
 
 
 def tell(
@@ -48,6 +55,30 @@ def tell(
         _warn(request, text, connect_url(request, account=meant, next_url=next_url), _("Reconnect"))
     else:
         messages.success(request, text, fail_silently=True)
+
+
+def show_failure(request: HttpRequest, error: Exception, account: ConnectedAccount | None) -> None:
+    """Who declines more access has made no error, and support need not look for one."""
+    is_declined = isinstance(error, AuthorizationDeniedError) and error.code == "access_denied"
+    if is_declined and account and account_selection.is_usable(account):
+        text = _("Nothing was changed: %(account)s stays connected.") % {"account": account}
+        messages.info(request, text, fail_silently=True)
+    else:
+        show_error(request, error)
+
+
+def show_error(request: HttpRequest, error: Exception) -> None:
+    """With a reference, by which support finds in the log what a user was shown."""
+    reference = secrets.token_hex(4)
+    logger.warning(
+        "An ilert account was not connected: %s (%s, reference %s)",
+        error,
+        getattr(error, "code", "setting"),
+        reference,
+    )
+    text = _("%(error_message)s Reference: %(reference)s")
+    text %= {"error_message": error_message(error), "reference": reference}
+    messages.error(request, text, fail_silently=True)
 
 
 def _joined(scopes: list[str]) -> str:

@@ -83,9 +83,20 @@ def test_the_picture_of_health_leads_to_the_accounts_it_counts(
     accounts_in_each_state(example, new_user())
     count = ConnectedAccount.objects.filter(status=Status.RECONNECT_REQUIRED).count()
     window.open(ADMIN)
-    window.press(f"{count} to be reconnected")
+    window.press(f"{count} need reconnecting")
     assert window.path == f"{ADMIN}?status__exact=reconnect_required"
     assert "grace @ globex-lab" in window.text
+
+
+def test_what_failed_last_is_seen_without_scrolling(
+    window: Window, administrator: User, example: Example
+) -> None:
+    owner = new_user()
+    accounts_in_each_state(example, owner)
+    window.resize(1280)
+    window.open(f"{ADMIN}?q={owner}")
+    window.take_picture("admin-list")
+    assert window.right_edge_of("th.column-last_error") <= window.right_edge_of(".results")
 
 
 @pytest.mark.parametrize("is_dark", [False, True])

@@ -227,6 +227,10 @@ class Window:
     def width_of_page(self) -> int:
         return cast(int, self._driver.execute_script("return document.documentElement.scrollWidth"))
 
+    def right_edge_of(self, selector: str) -> float:
+        script = "return document.querySelector(arguments[0]).getBoundingClientRect().right"
+        return cast(float, self._driver.execute_script(script, selector))
+
     @property
     def brightness(self) -> float:
         """Of what the top left corner shows, 0 to 1."""
