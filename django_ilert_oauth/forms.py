@@ -41,11 +41,8 @@ class ConnectForm(forms.Form):
 
     @property
     def account_shown(self) -> ConnectedAccount | None:
-        """Whether the form is valid or not."""
-        try:
-            account: ConnectedAccount | None = self.fields["account"].clean(self["account"].value())
-        except ValidationError:
-            return None
+        """Whether the form is valid or not; the view has dropped what is not the user's own."""
+        account: ConnectedAccount | None = self.fields["account"].clean(self["account"].value())
         return account
 
     @property

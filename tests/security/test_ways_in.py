@@ -103,13 +103,20 @@ def test_a_code_of_one_ilert_is_not_sent_to_another(
 
 
 @pytest.mark.parametrize(
-    "name", ["scope", "scopes", "requested_scope", "granted_scope", "ILERT_OAUTH_SCOPES"]
+    "name", ["scope", "requested_scope", "granted_scope", "ILERT_OAUTH_SCOPES"]
 )
 def test_no_parameter_widens_the_scope(browser: Client, ilert: StandIn, name: str) -> None:
     wider = {name: "wildcard:d"}
     leave: Any = browser.post(f"{CONNECT}?{name}=wildcard:d", wider)
     assert scope_of(leave["Location"]) == "profile"
     assert b"everything in ilert" not in browser.get(CONNECT, wider).content
+
+
+def test_scopes_that_nobody_signed_send_nobody_to_ilert(browser: Client, ilert: StandIn) -> None:
+    page: Any = browser.post(f"{CONNECT}?scopes=wildcard:d", {"scopes": "wildcard:d"})
+    assert page.status_code == 200
+    assert b"everything in ilert" not in page.content
+    assert b"wildcard" not in page.content
 
 
 def test_the_account_of_somebody_else_widens_no_scope(
