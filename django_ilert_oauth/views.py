@@ -235,12 +235,14 @@ def _failed(
         # Where the user sees whether another tab has connected an account meanwhile.
         query = f"?{urlencode({'next': next_url})}" if next_url else ""
         return HttpResponseRedirect(reverse("ilert_oauth:accounts") + query)
+    client = _further_client(found)
+    held = "" if account else account_selection.held_scope(request, client or DEFAULT_CLIENT)
     url = connect_url(
         request,
-        scopes=scopes.missing(conf.scopes, found.requested_scope),
+        scopes=scopes.missing(scopes.union(conf.scopes, held), found.requested_scope),
         next_url=next_url,
         account=account,
-        client=_further_client(found),
+        client=client,
     )
     return HttpResponseRedirect(url)
 
