@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_not_required, login_required
@@ -71,6 +72,7 @@ def accounts(request: HttpRequest) -> HttpResponse:
     context = {
         "accounts": sorted(own, key=lambda account: account.status == Status.DISCONNECTED),
         "chosen": account_selection.chosen(request, usable) if len(usable) > 1 else None,
+        "back_url": safe_next_url(request, request.GET.get("next", "")),
     }
     return render(request, "ilert_oauth/accounts.html", context)
 
@@ -230,13 +232,17 @@ def _failed(
     connect_messages.show_failure(request, error, account)
     next_url = safe_next_url(request, found.next_url) if found else ""
     if found is None or isinstance(error, StateError):
-        return HttpResponseRedirect(next_url or reverse("ilert_oauth:accounts"))
+        # Where the user sees whether another tab has connected an account meanwhile.
+        query = f"?{urlencode({'next': next_url})}" if next_url else ""
+        return HttpResponseRedirect(reverse("ilert_oauth:accounts") + query)
+    client = _further_client(found)
+    held = "" if account else account_selection.held_scope(request, client or DEFAULT_CLIENT)
     url = connect_url(
         request,
-        scopes=scopes.missing(conf.scopes, found.requested_scope),
+        scopes=scopes.missing(scopes.union(conf.scopes, held), found.requested_scope),
         next_url=next_url,
         account=account,
-        client=_further_client(found),
+        client=client,
     )
     return HttpResponseRedirect(url)
 

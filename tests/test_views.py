@@ -26,6 +26,7 @@ from ilert_standin.browser import authorize
 from ilert_standin.errors import STATUSES
 from ilert_standin.faults import Fault, parse_fault
 from tests.conftest import CALLBACK, AccountFactory, spoil
+from tests.support.html_page import Page
 from tests.support.other_callers import beside
 
 ACCOUNTS, CONNECT = "/ilert/", "/ilert/connect/"
@@ -752,8 +753,15 @@ def test_a_second_tab_whose_request_was_used_keeps_its_next(
 ) -> None:
     url = authorize(leave(browser, next="/after/"))
     AuthorizationRequest.objects.update(consumed_at=timezone.now())
-    assert browser.get(url)["Location"] == "/after/"
+    page = Page(browser.get(url, follow=True).content.decode())
+    assert "it was used already" in page.text
+    assert [a.attributes["href"] for a in page.all("a") if a.text == "Back"] == ["/after/"]
     assert ilert.token_requests == []
+
+
+@pytest.mark.parametrize("next_url", OFF_SITE)
+def test_the_accounts_page_leads_nobody_off_the_site(browser: Client, next_url: str) -> None:
+    assert ">Back</a>" not in text_of(browser.get(ACCOUNTS, {"next": next_url}))
 
 
 def test_a_reload_of_the_callback_claims_no_connection_that_has_ended(

@@ -107,7 +107,7 @@ def test_a_row_that_no_key_opens_is_named_and_left_and_stops_nothing(
     ConnectedAccount.objects.filter(pk=bad.pk).update(access_token_ciphertext="gAAAA")
     before = ConnectedAccount.objects.values().get(pk=bad.pk)
     result = flows.rotate_keys()
-    assert result.unreadable == [f"connected ilert account {bad.pk} (grace @ acme)"]
+    assert result.unreadable == [f"ilert account {bad.pk} (grace @ acme)"]
     assert ConnectedAccount.objects.values().get(pk=bad.pk) == before
 
 

@@ -21,7 +21,8 @@ from tests.support.other_callers import Acting, at_once, beside
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-ACCOUNTS, CONNECT = "/ilert/", "/ilert/connect/"
+CONNECT = "/ilert/connect/"
+BACK_BY_ACCOUNTS = "/ilert/?next=%2Fafter%2F"
 ENDED = b"This request to connect has ended"
 ENGINES = ["cache", "cached_db", "db", "file", "signed_cookies"]
 
@@ -80,7 +81,7 @@ def test_of_callbacks_at_the_same_moment_one_sends_the_code(
     browsers = [twin(visitor) for _ in range(4)]
     all_have_looked(4)
     answers: list[Any] = at_once(4, lambda number: browsers[number].get(callback_url))
-    assert sorted(answer["Location"] for answer in answers) == ["/after/"] + [ACCOUNTS] * 3
+    assert sorted(answer["Location"] for answer in answers) == ["/after/"] + [BACK_BY_ACCOUNTS] * 3
     assert [request.status for request in ilert.token_requests] == [200]
     assert ilert.live_refresh_tokens("acme", "grace") == 1
     assert ConnectedAccount.objects.get().status == "connected"
@@ -99,7 +100,7 @@ def test_a_callback_while_another_has_the_request_sends_nothing_and_says_so(
     monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, meanwhile)
     assert visitor.get(callback_url)["Location"] == "/after/"
     [page] = pages
-    assert page.redirect_chain == [(ACCOUNTS, 302)]
+    assert page.redirect_chain == [(BACK_BY_ACCOUNTS, 302)]
     assert ENDED in page.content
     assert len(ilert.token_requests) == 1
     assert other.get(callback_url)["Location"] == "/after/"
@@ -129,7 +130,7 @@ def test_a_callback_again_is_refused_where_nothing_is_connected(
     visitor.get(callback_url)
     ConnectedAccount.objects.all().delete()
     page = twin(visitor).get(callback_url, follow=True)
-    assert page.redirect_chain == [(ACCOUNTS, 302)]
+    assert page.redirect_chain == [(BACK_BY_ACCOUNTS, 302)]
     assert ENDED in page.content
     assert len(ilert.token_requests) == 1
 
