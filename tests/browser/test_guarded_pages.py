@@ -65,7 +65,7 @@ def test_a_user_with_two_accounts_chooses_once(
     ConnectedAccount.objects.filter(user=person).update(granted_scope=WRITE)
     window.open(GUARDED)
     assert window.heading == "Choose an ilert account"
-    window.press("ada @ acme")
+    window.press("ada @ acme Ada Demo")
     assert window.path == GUARDED
     assert "ada @ acme" in window.text
 
