@@ -31,7 +31,7 @@ def refresh_expiring_tokens() -> dict[str, Any]:
     """
     due = _schedule.due()
     result = flows.refresh_many(due, limit=_schedule.requests_left(due))
-    revocations = flows.revoke_pending(limit=_schedule.MAX_REVOCATIONS)
+    revocations = _schedule.clean_up()
     return {
         "refreshed": result.refreshed,
         "failed": result.failed,

@@ -9,7 +9,6 @@ from typing import Any
 
 from celery import Task, shared_task
 
-from django_ilert_oauth import flows
 from django_ilert_oauth.flows import _schedule
 
 
@@ -23,7 +22,7 @@ def refresh_expiring_tokens() -> int:
     for pk, delay, patience in _schedule.slots():
         refresh_account.apply_async((pk,), countdown=delay, expires=delay + patience)
         count += 1
-    flows.revoke_pending(limit=_schedule.MAX_REVOCATIONS)
+    _schedule.clean_up()
     return count
 
 

@@ -29,8 +29,9 @@ from django_ilert_oauth.models import CLOCK_TOLERANCE, ConnectedAccountQuerySet
 from ._bulk.credential_guard import MIN_INVALID_GRANTS, credentials_seem_wrong
 from ._bulk.refresh import refresh_many
 from ._bulk.runner import MAX_PAUSE
+from ._history import prune_events
 from ._refresh import refresh as refresh_now
-from ._revocation import due_revocations
+from ._revocation import RevocationResult, due_revocations, revoke_pending
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,12 @@ def refresh(pk: Any, retries: int) -> Attempt:
         return Attempt(error.code)
     _refused.discard(client)
     return Attempt("refreshed")
+
+
+def clean_up() -> RevocationResult:
+    """Revokes what is pending, a minute's share of it, and prunes the history."""
+    prune_events()
+    return revoke_pending(limit=MAX_REVOCATIONS)
 
 
 def retry_delay(retries: int, asked: float | None) -> float:

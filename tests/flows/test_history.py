@@ -14,7 +14,7 @@ from django.db import DatabaseError, connection, transaction
 from django.test import Client
 from django.utils import timezone
 
-from django_ilert_oauth import flows, signals
+from django_ilert_oauth import background, flows, signals, tasks
 from django_ilert_oauth.exceptions import IlertOAuthError
 from django_ilert_oauth.flows._disconnect import end_grant_of_deleted
 from django_ilert_oauth.models import AccountEvent, ConnectedAccount, Reason, Status
@@ -209,14 +209,23 @@ def test_an_event_that_cannot_be_written_costs_no_grant(
     assert "the words of the database" not in caplog.text
 
 
-def test_the_command_deletes_what_is_older_than_is_kept(
-    account: ConnectedAccount, settings: Any
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda: call_command("refresh_ilert_tokens", stdout=StringIO()),
+        tasks.refresh_expiring_tokens,
+        background.refresh_expiring_tokens.enqueue,
+    ],
+    ids=["command", "Celery", "Django's tasks"],
+)
+def test_what_is_older_than_is_kept_goes_with_each_run(
+    account: ConnectedAccount, settings: Any, run: Callable[[], object]
 ) -> None:
     settings.ILERT_OAUTH_KEEP_EVENTS = timedelta(days=10)
     for days in (9, 11):
         at = timezone.now() - timedelta(days=days)
         AccountEvent.objects.create(account_uuid=account.uuid, at=at, kind="renamed")
-    call_command("refresh_ilert_tokens", stdout=StringIO())
+    run()
     assert [(timezone.now() - event.at).days for event in account.events] == [9]
 
 
