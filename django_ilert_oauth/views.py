@@ -215,7 +215,7 @@ def _finish(request: HttpRequest) -> HttpResponse:
     next_url = safe_next_url(request, found.next_url)
     if not found.connected_uuid:  # and no reload
         meant = _account_meant(request, found)
-        connect_messages.tell(request, account, held, meant=meant, next_url=next_url)
+        connect_messages.show_connected(request, account, held, meant=meant, next_url=next_url)
     return HttpResponseRedirect(next_url or conf.connected_url)
 
 

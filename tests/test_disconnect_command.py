@@ -9,7 +9,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connections
 from django.utils import timezone
@@ -204,3 +204,14 @@ def test_a_time_is_that_of_the_site_unless_it_says_more(settings: Any) -> None:
     settings.TIME_ZONE = "Europe/Berlin"
     assert moment("2026-11-26T10:00").isoformat() == "2026-11-26T10:00:00+01:00"
     assert moment("2026-11-26T10:00+00:00").isoformat() == "2026-11-26T10:00:00+00:00"
+
+
+@pytest.mark.parametrize("stop", [None, 10], ids=["all", "slice"])
+def test_an_account_that_a_queryset_lists_twice_is_disconnected_once(
+    account: ConnectedAccount, ilert: StandIn, stop: int | None
+) -> None:
+    account.user.groups.set([Group.objects.create(name=name) for name in ("first", "second")])
+    listed = ConnectedAccount.objects.filter(user__groups__isnull=False).order_by("pk")[:stop]
+    assert len(listed) == 2
+    assert flows.disconnect_many(listed).disconnected == 1
+    assert flows.disconnect_many(listed).disconnected == 0

@@ -28,6 +28,7 @@ TERMS = {
     "main job": "walkthrough",
     "mend(s|ed)?": "fix",
     "moods?": "severity",
+    "not everything was done": "some ... are left, failed",
     "own copy": "working copy",
     "paces?": "rate limit",
     "pretend": "fake",

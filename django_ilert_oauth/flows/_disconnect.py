@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from django_ilert_oauth.conf import conf
-from django_ilert_oauth.internal.rows import account_rows, database, in_pages
+from django_ilert_oauth.internal.rows import account_rows, database
 from django_ilert_oauth.models import (
     ConnectedAccount,
     ConnectedAccountQuerySet,
@@ -23,6 +23,7 @@ from django_ilert_oauth.models import (
 )
 from django_ilert_oauth.signals import account_revoked
 
+from ._bulk.account_queue import AccountQueue
 from ._history import Kind, record, record_disconnect
 from ._lease import NO_LEASE
 from ._revocation import keep_for_revocation
@@ -75,20 +76,20 @@ def disconnect_many(
 ) -> DisconnectResult:
     """Wipes the tokens of all of them first; ``revoke_pending`` then revokes at the rate limit.
 
-    May be stopped and called again: what is disconnected is skipped.
+    Each account is disconnected once, however the queryset lists it. May be stopped and called
+    again: what is disconnected is skipped.
     """
     stop = stop or threading.Event()
     result = DisconnectResult()
-    for account in in_pages(queryset.using(database()).exclude(status=Status.DISCONNECTED)):
-        if stop.is_set():
-            break
-        access_ends_at = account.access_token_expires_at
+    queue = AccountQueue(queryset)
+    while not stop.is_set() and (look := queue.next()) is not None:
+        access_ends_at = look.account.access_token_expires_at
         try:
-            _disconnect_alone(account, reason, None, at_once=False)
+            has_changed = _disconnect_alone(look.account, reason, None, at_once=False)
         except DatabaseError:
-            result.failures[account.pk] = "database"
+            result.failures[look.account.pk] = "database"
             continue
-        result.disconnected += 1
+        result.disconnected += has_changed
         known = filter(None, (result.access_ends_at, access_ends_at))
         result.access_ends_at = max(known, default=None)
     return result
@@ -136,12 +137,11 @@ def _disconnect_alone(
     request: HttpRequest | None,
     *,
     at_once: bool = True,
-) -> None:
+) -> bool:
     for _ in range(MAX_ATTEMPTS - 1):
         with suppress(OperationalError):
-            _disconnect(account, reason, request, at_once=at_once)
-            return
-    _disconnect(account, reason, request, at_once=at_once)
+            return _disconnect(account, reason, request, at_once=at_once)
+    return _disconnect(account, reason, request, at_once=at_once)
 
 
 def _disconnect(
@@ -150,19 +150,21 @@ def _disconnect(
     request: HttpRequest | None,
     *,
     at_once: bool = True,
-) -> None:
+) -> bool:
+    """Whether it was not disconnected before."""
     row = _row_of(account)
     with transaction.atomic(using=database()):
         # First of all, so that only one caller goes on, and what is read then stays as it is: the
         # token that is revoked is the one that a refresh has stored last.
         if not row.exclude(status=Status.DISCONNECTED).update(**_ended(reason)):
-            return
+            return False
         account.refresh_from_db(using=database())
         keep_for_revocation(account, at_once=at_once)
         row.update(**NO_TOKENS)
         account.take_stored(NO_TOKENS)
         record_disconnect(account, reason)
         send_signal(account_revoked, account, reason=reason, request=request)
+    return True
 
 
 def _row_of(account: ConnectedAccount) -> ConnectedAccountQuerySet:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def tell(
+def show_connected(
     request: HttpRequest,
     account: ConnectedAccount,
     held: Mapping[UUID, str],

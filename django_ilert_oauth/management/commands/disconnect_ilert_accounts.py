@@ -76,7 +76,7 @@ class Command(AccountsCommand):
         if received:
             raise CommandError("Stopped by a signal. Run again.", returncode=128 + received[0])
         if names or result.failures:
-            raise CommandError("Not everything was done: run this again.")
+            raise CommandError("Some accounts or revocations are left: run this again.")
 
     def _chosen(self, options: dict[str, Any]) -> ConnectedAccountQuerySet:
         wanted = {
