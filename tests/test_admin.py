@@ -471,17 +471,29 @@ def test_nothing_is_asked_where_no_account_is_connected(
     assert ilert.requests == []
 
 
-@pytest.mark.parametrize("form", [{}, {"post": "yes"}])
+@pytest.mark.parametrize(
+    ("action", "command", "form"),
+    [
+        ("check_accounts", "check_ilert_accounts", {}),
+        ("check_accounts", "check_ilert_accounts", {"post": "yes"}),
+        ("disconnect_accounts", "disconnect_ilert_accounts --reason admin", {"post": "yes"}),
+    ],
+)
 def test_more_than_a_request_can_hold_is_left_to_the_command(
-    root: Client, account: ConnectedAccount, ilert: StandIn, form: dict[str, str]
+    root: Client,
+    account: ConnectedAccount,
+    ilert: StandIn,
+    action: str,
+    command: str,
+    form: dict[str, str],
 ) -> None:
     fill_up(account, actions.MAX_ACCOUNTS + 1)
     before = list(ConnectedAccount.objects.values())
     with CaptureQueriesContext(connection) as queries:
-        response = ask(root, "check_accounts", account, select_across="1", **form)
+        response = ask(root, action, account, select_across="1", **form)
     shown = " ".join(response.content.decode().split())
     assert "You chose 101 accounts. At most 100 can be chosen at once" in shown
-    assert "manage.py check_ilert_accounts" in shown
+    assert f"manage.py {command}<" in shown
     assert len(queries) < 20
     assert list(ConnectedAccount.objects.values()) == before
     assert ilert.requests == []

@@ -170,6 +170,6 @@ DISCONNECT = Action(
         "working until they connect again."
     ),
     statuses=(Status.CONNECTED, Status.RECONNECT_REQUIRED),
-    command="",
+    command="disconnect_ilert_accounts --reason admin",
     run=_disconnect,
 )
