@@ -24,7 +24,7 @@ from django_ilert_oauth.models import (
     Reason,
     Status,
 )
-from tests.support import ilert_guide
+from tests.support import docs, ilert_guide
 
 ACCESS, REFRESH = ilert_guide.ACCESS_TOKEN, ilert_guide.REFRESH_TOKEN
 API_URL = "https://api.ilert.com"
@@ -205,6 +205,14 @@ def test_tokens_do_not_open_beside_another_address(make: Make) -> None:
     make()
     ConnectedAccount.objects.update(api_url="https://evil.example")
     assert not ConnectedAccount.objects.get().is_readable
+
+
+def test_tokens_are_taken_to_another_address_by_encrypting_them_again(make: Make) -> None:
+    account = make()
+    moving = docs.blocks("python", "docs/guides/keys")[-1]
+    exec(moving.replace("https://old.example.com", account.api_url), {})  # noqa: S102
+    assert reread(account).api_url == "https://new.example.com"
+    assert tokens_of(reread(account)) == (ACCESS, REFRESH)
 
 
 def test_tokens_stay_readable_for_another_user(make: Make) -> None:
