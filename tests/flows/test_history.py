@@ -229,6 +229,19 @@ def test_what_is_older_than_is_kept_goes_with_each_run(
     assert [(timezone.now() - event.at).days for event in account.events] == [9]
 
 
+def test_a_history_that_cannot_be_pruned_fails_no_run(
+    account: ConnectedAccount, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(execute: Any, sql: str, *args: Any) -> Any:
+        if sql.startswith("DELETE"):
+            raise DatabaseError("read-only")
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(refuse):
+        call_command("refresh_ilert_tokens", stdout=StringIO())
+    assert caplog.messages == ["The history was not pruned: DatabaseError"]
+
+
 def test_the_page_of_an_account_in_the_admin_shows_its_events(
     account: ConnectedAccount, client: Client
 ) -> None:
