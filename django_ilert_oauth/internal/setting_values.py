@@ -30,6 +30,8 @@ _CLIENT_NAME = re.compile(r"[\w-]+")
 
 def get(name: str, default: Any = None) -> Any:
     """As the site has set it; ``CLIENTS.staging.API_URL`` is a key in a client in a setting."""
+    if "." not in name:
+        return getattr(settings, PREFIX + name, default)
     first, *keys = name.split(".")
     value = getattr(settings, PREFIX + first, {} if keys else default)
     for key in keys:
