@@ -15,11 +15,11 @@ import requests
 class IlertHTTPError(requests.HTTPError):
     """An error response of ilert's REST API; ``raise_for_status`` raises it.
 
-    ``code``, ``detailed_code``, ``message`` and ``correlation_id`` are ilert's own, empty where the
-    response has none or, with ``stream=True``, has not been read. The message is cut short, has no
-    control characters and no piece of the token; it may quote what was sent, so think before you
-    show it. ``str()`` has neither the query nor ilert's message. Pickled, the error leaves its
-    request and response behind.
+    ``code``, ``detailed_code``, ``message`` and ``correlation_id`` are strings from the body and
+    headers of the response. They are empty if the response does not have them, or has not been read
+    because of ``stream=True``. The message is shortened and contains neither control characters nor
+    any part of the token, but it may quote what you sent, so think before you show it to users.
+    ``str()`` contains neither the query nor ilert's message. Pickling drops request and response.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class IlertHTTPError(requests.HTTPError):
 
 
 class IlertScopeError(IlertHTTPError):
-    """A scope is missing: ``OAUTH2_SCOPE_ERROR``, or ``insufficient_scope`` of RFC 6750.
+    """A scope is missing: ilert's ``OAUTH2_SCOPE_ERROR``, or ``insufficient_scope`` of RFC 6750.
 
-    ``missing_scopes`` is empty where the response does not name them.
+    ``missing_scopes`` is a list of strings, empty if the response does not name them.
     """
 
     def __init__(self, *args: Any, missing_scopes: Sequence[str] = (), **kwargs: Any) -> None:
@@ -54,4 +54,4 @@ class IlertScopeError(IlertHTTPError):
 
 
 class IlertPlanError(IlertHTTPError):
-    """The plan of the tenant does not include it, or has used it up (402)."""
+    """The tenant's plan at ilert does not include this, or its quota is used up (402)."""

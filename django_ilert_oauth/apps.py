@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.contrib.auth.signals import user_logged_in
 from django.core import checks
-from django.db.models.signals import post_save, pre_delete
+from django.db.models import Model
+from django.db.models.signals import class_prepared, post_save, pre_delete
 from django.utils.translation import gettext_lazy as _
 
 from .checks import check_clients, check_deployment, check_settings
@@ -35,9 +36,16 @@ class IlertOAuthConfig(AppConfig):
         from .internal.authorization_request import mark_browser
 
         user_logged_in.connect(mark_browser)
-        account = self.get_model("ConnectedAccount")
-        pre_delete.connect(end_grant, sender=account)
-        post_save.connect(record_handover, sender=account)
+        self._account = self.get_model("ConnectedAccount")
+        for model in apps.get_models():
+            self._follow(model)
+        class_prepared.connect(self._follow)
         checks.register(check_settings)
         checks.register(check_deployment, deploy=True)
         checks.register(check_clients, checks.Tags.database)
+
+    def _follow(self, sender: type[Model], **kwargs: Any) -> None:
+        """The accounts, by whatever proxy: Django names that as the sender."""
+        if sender._meta.concrete_model is self._account:
+            pre_delete.connect(end_grant, sender=sender)
+            post_save.connect(record_handover, sender=sender)

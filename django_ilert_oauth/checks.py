@@ -28,7 +28,7 @@ HINTS = {
     PREFIX + "CLIENT_ID": "Copy it from your app's page in ilert, in the tab Applications.",
     PREFIX + "CLIENT_SECRET": "Copy it from your app's page in ilert, in the tab Applications.",
     PREFIX + "ENCRYPTION_KEYS": (
-        "Make a key with: python -c 'from cryptography.fernet import Fernet; "
+        "Generate a key with: python -c 'from cryptography.fernet import Fernet; "
         "print(Fernet.generate_key().decode())'"
     ),
 }
@@ -36,9 +36,9 @@ MORE_HINTS = {
     PREFIX + "CLIENTS": (
         "Each client is a dict with CLIENT_ID and CLIENT_SECRET and, where they differ from those "
         "of the flat settings, API_URL, APP_URL and TENANT_URL."
-    ),
+    )
 }
-DEFAULT_HINT = "Correct it, or leave it out for its default."
+DEFAULT_HINT = "Correct it, or remove it to use the default."
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
@@ -132,8 +132,8 @@ def _mistyped_scopes() -> Iterator[CheckMessage]:
     for name in names if isinstance(names, list | tuple) else ():
         if isinstance(name, str) and (meant := scopes.nearest(name)):
             yield Warning(
-                f"{PREFIX}SCOPES has {name!r}, which is no scope that ilert documents.",
-                hint=f"Write {meant!r} if that is meant.",
+                f"{PREFIX}SCOPES has {name!r}, which is not a scope that ilert documents.",
+                hint=f"Did you mean {meant!r}?",
                 id="ilert_oauth.W005",
             )
 
@@ -148,7 +148,8 @@ def _missing_apps() -> Iterator[CheckMessage]:
             )
     if not apps.is_installed(RECOMMENDED_APP):
         yield Warning(
-            f"{RECOMMENDED_APP} is not installed: nobody is told what became of a connection.",
+            f"{RECOMMENDED_APP} is not installed: only this app's own pages can tell users whether "
+            "connecting has worked.",
             hint=f'Add "{RECOMMENDED_APP}" to INSTALLED_APPS, and its middleware.',
             id="ilert_oauth.W008",
         )
@@ -159,8 +160,8 @@ def _database() -> Iterator[CheckMessage]:
     vendor = connections[alias].vendor
     if vendor not in DatabaseTime.SQL:
         yield Error(
-            f"django_ilert_oauth does not know the database {vendor!r} of {alias!r}.",
-            hint="Keep its tables in PostgreSQL, MariaDB, MySQL or SQLite, by a router if need be.",
+            f"django_ilert_oauth does not support the database {vendor!r} of {alias!r}.",
+            hint="Keep its tables in PostgreSQL, MariaDB, MySQL or SQLite; a router can choose it.",
             id="ilert_oauth.E006",
         )
 
@@ -181,7 +182,7 @@ def _plain_http() -> Iterator[CheckMessage]:
         if isinstance(url, str) and urlsplit(url).scheme == "http":
             yield Warning(
                 f"{PREFIX}{name} is a plain http address: codes and tokens could be read.",
-                hint="Let it begin with https://.",
+                hint="Use an address that begins with https://.",
                 id="ilert_oauth.W001",
             )
 

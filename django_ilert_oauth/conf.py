@@ -7,10 +7,13 @@ malformed; ``checks.py`` reports the same lines ahead of time.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest
 from django.shortcuts import resolve_url
 
 from .internal import scopes
@@ -71,15 +74,19 @@ class Conf:
             name,
             values.required_string(of + "CLIENT_ID"),
             values.client_secrets(of + "CLIENT_SECRET"),
-            values.base_url(of + "API_URL", values.get(of + "API_URL", self.api_url)),
-            values.base_url(of + "APP_URL", values.get(of + "APP_URL", self.app_url)),
-            values.tenant_url(of + "TENANT_URL", values.get(of + "TENANT_URL", self.tenant_url)),
+            values.base_url(of + "API_URL", self.api_url),
+            values.base_url(of + "APP_URL", self.app_url),
+            values.tenant_url(of + "TENANT_URL", self.tenant_url),
         )
 
     def client_keys(self) -> dict[tuple[str, str], str]:
         """The name of each client by its API URL and client ID, which tell whose a grant is."""
         named = {(it.api_url, it.client_id): name for name, it in self.clients.items()}
         return {self._default_key(): DEFAULT_CLIENT, **named}
+
+    def client_name(self, row: Any) -> str | None:
+        """Of the client that a row's grant belongs to; None where it is not configured."""
+        return self.client_keys().get((row.api_url, row.client_id))
 
     def has_client(self, api_url: str, client_id: str) -> bool:
         key = (api_url, client_id)
@@ -115,11 +122,11 @@ class Conf:
 
     @property
     def app_url(self) -> str:
-        return values.base_url("APP_URL", values.get("APP_URL", "https://app.ilert.com"))
+        return values.base_url("APP_URL", "https://app.ilert.com")
 
     @property
     def api_url(self) -> str:
-        return values.base_url("API_URL", values.get("API_URL", "https://api.ilert.com"))
+        return values.base_url("API_URL", "https://api.ilert.com")
 
     @property
     def tenant(self) -> str | None:
@@ -131,9 +138,7 @@ class Conf:
     @property
     def tenant_url(self) -> str:
         """A pattern with the one placeholder ``{tenant}``."""
-        return values.tenant_url(
-            "TENANT_URL", values.get("TENANT_URL", "https://{tenant}.ilert.com")
-        )
+        return values.tenant_url("TENANT_URL", "https://{tenant}.ilert.com")
 
     @property
     def timeout(self) -> tuple[float, float]:
@@ -171,6 +176,19 @@ class Conf:
     @property
     def keep_events(self) -> timedelta:
         return values.duration("KEEP_EVENTS", timedelta(days=400))
+
+    @property
+    def notify_users(self) -> bool:
+        is_on = values.boolean("NOTIFY_USERS", False)
+        if is_on and self.redirect_uri is None:
+            raise ImproperlyConfigured(
+                f"{PREFIX}NOTIFY_USERS needs {PREFIX}REDIRECT_URI: an e-mail's link leads there."
+            )
+        return is_on
+
+    @property
+    def accounts_for(self) -> Callable[[HttpRequest], Any] | None:
+        return values.function("ACCOUNTS_FOR")
 
     @property
     def connected_url(self) -> str:

@@ -1,4 +1,4 @@
-"""For views that work in ilert: only a user with a matching account gets in."""
+"""Guards for views that call ilert: they let in only users with a matching account."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from . import exceptions
 from .internal import account_selection
 from .internal import scopes as scope_names
 from .internal.return_urls import (
+    GUARDED,
     JSON_HEADERS,
     choose_url,
     connect_url,
@@ -36,9 +37,12 @@ logger = logging.getLogger(__name__)
 
 View = TypeVar("View", bound=Callable[..., Any])
 
+#: What the user of a request can do something about.
+_FIXABLE = (exceptions.IlertScopeError, exceptions.ReconnectRequiredError)
+
 
 class IlertHttpRequest(HttpRequest):
-    """The request of a view behind ``ilert_account_required``, for annotations."""
+    """The type of the request in a view behind ``ilert_account_required``, for type checkers."""
 
     ilert_account: ConnectedAccount
 
@@ -50,30 +54,37 @@ def ilert_account_required(
     view: str | Iterable[str] = (), *, scopes: str | Iterable[str] = ()
 ) -> Callable[[View], View]: ...
 def ilert_account_required(view: Any = (), *, scopes: str | Iterable[str] = ()) -> Any:
-    """Lets only users with a matching account into the view.
+    """Lets only users with a matching account into the view; it may be sync or async.
 
-    Others are sent to log in, to connect, extend or reconnect an account, or to choose one.
+    All others are sent to log in, to connect or reconnect an account, to grant more scopes, or to
+    choose an account. Programs get JSON instead.
 
-    Takes the scopes by their name or, as Django's ``permission_required``, alone. The view finds
-    the account in ``request.ilert_account``: connected, readable, granted these scopes. Its token
-    may have expired; ``IlertSession`` refreshes it. An ``IlertScopeError`` that the view lets pass
-    sends the user to grant what is missing, once. Django's ``LoginRequiredMiddleware`` leaves the
-    view alone, since programs get JSON here.
+    Use it as ``@ilert_account_required``, ``@ilert_account_required("source:w")`` or
+    ``@ilert_account_required(scopes=[...])``. In the view, ``request.ilert_account`` is an account
+    that is connected, can be decrypted, and was granted these scopes. Its access token may have
+    expired: ``IlertSession`` refreshes it. If the view raises ``IlertScopeError``, the user is sent
+    to grant the scopes that are missing, once; if it raises ``ReconnectRequiredError``, to
+    reconnect. Django's ``LoginRequiredMiddleware`` skips the view.
     """
     if callable(view):
         return _guard(scope_names.union(scopes), view)
     return partial(_guard, scope_names.union(view, scopes))
 
 
+def _marked(guard: Any) -> Any:
+    setattr(guard, GUARDED, True)
+    return login_not_required(guard)
+
+
 class IlertAccountRequiredMixin:
-    """Does what ``ilert_account_required`` does, for class-based views; comes before ``View``.
+    """Does the same as ``ilert_account_required``, for class-based views; put it before ``View``.
 
     ``ilert_scopes`` is a string or an iterable of scopes.
     """
 
     ilert_scopes: str | Iterable[str] = ()
 
-    @login_not_required
+    @_marked
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         view = super().dispatch  # type: ignore[misc]
         return ilert_account_required(view, scopes=self.ilert_scopes)(request, *args, **kwargs)
@@ -85,19 +96,19 @@ def _guard(scopes: str, view: View) -> View:
             return response
         try:
             return await view(request, *args, **kwargs)
-        except exceptions.IlertScopeError as error:
-            return await sync_to_async(_ask_for_refused)(request, scopes, error)
+        except _FIXABLE as error:
+            return await sync_to_async(_send_to_fix)(request, scopes, error)
 
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         if response := _refuse(request, scopes):
             return response
         try:
             return view(request, *args, **kwargs)
-        except exceptions.IlertScopeError as error:
-            return _ask_for_refused(request, scopes, error)
+        except _FIXABLE as error:
+            return _send_to_fix(request, scopes, error)
 
     guard: Any = guarded_async if _is_async(view) else guarded
-    return cast(View, login_not_required(wraps(view)(guard)))
+    return cast(View, _marked(wraps(view)(guard)))
 
 
 def _is_async(view: Callable[..., Any]) -> bool:
@@ -127,23 +138,33 @@ def _for_this_request(response: HttpResponse) -> HttpResponse:
     return response
 
 
+def _send_to_fix(request: HttpRequest, scopes: str, error: Exception) -> HttpResponse:
+    """Raises the error again if it is about an account other than that of the request."""
+    account = cast(IlertHttpRequest, request).ilert_account
+    if isinstance(error, exceptions.IlertScopeError):
+        response = _ask_for_refused(request, scopes, account, error)
+    elif account_selection.is_usable(account):
+        raise error
+    else:
+        url = connect_url(request, scopes=scopes, account=account)
+        response = _send(request, 401, "reconnect_required", connect_url=url)
+    _roll_back(request)
+    return _for_this_request(response)
+
+
 def _ask_for_refused(
-    request: HttpRequest, scopes: str, error: exceptions.IlertScopeError
+    request: HttpRequest, scopes: str, account: ConnectedAccount, error: exceptions.IlertScopeError
 ) -> HttpResponse:
     """For what ilert has just refused, whatever the account is known to be granted.
 
     Raises the error again where ilert has not said what is missing.
     """
-    missing = error.missing_scopes
-    if not missing:
+    if not error.missing_scopes:
         raise error
-    account = cast(IlertHttpRequest, request).ilert_account
     logger.warning("Account %s lacks a scope that a view needs: %s", account.pk, error)
-    needed = scope_names.union(scopes, missing)
+    needed = scope_names.union(scopes, error.missing_scopes)
     may_ask = wants_json(request) or account_selection.may_ask(request, account, needed)
-    response = _ask_for_more(request, needed, account, missing, may_ask=may_ask)
-    _roll_back(request)
-    return _for_this_request(response)
+    return _ask_for_more(request, needed, account, error.missing_scopes, may_ask=may_ask)
 
 
 def _roll_back(request: HttpRequest) -> None:
@@ -183,15 +204,14 @@ def _ask_for_more(
     *,
     may_ask: bool,
 ) -> HttpResponse:
-    """Without a loop: a user who was asked already and granted less gets a page."""
+    """Without a loop: a user who was asked already and granted less gets a page.
+
+    What only its owner can extend, the page of connecting says.
+    """
     url = connect_url(request, scopes=scopes, account=account)
-    if may_ask:
+    if may_ask or not account_selection.may_manage(request, account):
         return _send(request, 403, "insufficient_scope", connect_url=url, missing_scopes=missing)
-    context = {
-        "account": account,
-        "connect_url": url,
-        "sentences": scope_names.describe(missing),
-    }
+    context = {"account": account, "connect_url": url, "sentences": scope_names.describe(missing)}
     return render(request, "ilert_oauth/scopes_missing.html", context, status=403)
 
 

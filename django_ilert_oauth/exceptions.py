@@ -1,4 +1,4 @@
-"""Everything that can go wrong.
+"""The exceptions of this app.
 
 ::
 
@@ -9,15 +9,15 @@
       IlertRejectedError         ilert responded with an OAuth error
         ReconnectRequiredError   the grant is gone; only the user can fix it
       EndpointMismatchError      the account's tokens belong to another ilert
-      TokenDecryptionError       no configured key opens this token
+      TokenDecryptionError       no configured key decrypts this token
 
     requests.HTTPError
       IlertHTTPError             an error response of ilert's REST API
         IlertScopeError          403: a scope is missing
         IlertPlanError           402: the tenant's plan does not include it
 
-The text of each is safe to log and to show: it holds no secret and, but for codes, nothing that
-ilert sent.
+The text of each is safe to log: it contains no secret and, except for codes, nothing that ilert
+sent.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ __all__ = [
 
 
 class IlertOAuthError(Exception):
-    """The base of all errors but those of REST calls.
+    """The base class of all exceptions except those of REST calls.
 
-    ``code`` is machine-readable, and kept in an account's ``last_error``.
+    ``code`` is a machine-readable string, such as ``invalid_grant``; that of a failed refresh is
+    stored as the account's ``last_error``.
     """
 
     code = "error"
@@ -69,22 +70,22 @@ class IlertOAuthError(Exception):
 
 
 class StateError(IlertOAuthError):
-    """The state of a callback is missing, unknown, expired, used, or of another browser or user."""
+    """The callback's state is missing, unknown, expired, used, or from another browser or user."""
 
     code = "invalid_state"
 
 
 class AuthorizationDeniedError(IlertOAuthError):
-    """The user denied access, or ilert did not ask; ``code`` is RFC 6749's (section 4.1.2.1)."""
+    """The user declined, or ilert did not ask; ``code`` is from RFC 6749, section 4.1.2.1."""
 
     code = "access_denied"
 
 
 class IlertUnavailableError(IlertOAuthError):
-    """There is no usable response; trying again later may help.
+    """There was no usable response; trying again later may help.
 
-    ``status`` is the HTTP status, 0 where no response came. ``retry_after`` is in seconds, where
-    ilert named a time.
+    ``status`` is the HTTP status, or 0 without a response. ``retry_after`` is the number of seconds
+    that ilert asked to wait, or None.
     """
 
     code = "unavailable"
@@ -100,7 +101,7 @@ class IlertUnavailableError(IlertOAuthError):
 class IlertRejectedError(IlertOAuthError):
     """ilert responded with an OAuth error.
 
-    ``code`` is RFC 6749's (section 5.2) or ``unknown_error``, ``status`` the HTTP status.
+    ``code`` is from RFC 6749, section 5.2, or ``unknown_error``; ``status`` is the HTTP status.
     """
 
     code = "rejected"
@@ -111,9 +112,9 @@ class IlertRejectedError(IlertOAuthError):
 
 
 class ReconnectRequiredError(IlertRejectedError):
-    """The grant has ended, and only the user can give another one.
+    """The grant has ended: the user has to reconnect the account.
 
-    ``status`` is 0 where no request was made, since the grant was known to have ended.
+    ``status`` is 0 if no request was made because the grant was already known to have ended.
     """
 
     code = "invalid_grant"
@@ -126,6 +127,6 @@ class EndpointMismatchError(IlertOAuthError):
 
 
 class TokenDecryptionError(IlertOAuthError):
-    """No configured key opens a token: the key is lost, or it is another account's ciphertext."""
+    """No configured key decrypts a token: the key was removed, or it is from another row."""
 
     code = "token_unreadable"

@@ -5,16 +5,16 @@ from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from .conf import conf, is_tenant
-from .internal import signed_scopes
-from .internal.rows import account_rows
+from .internal import account_selection, signed_scopes
 from .models import ConnectedAccount
 
 
 class ConnectForm(forms.Form):
-    """``account`` is one of the user's own, to reconnect.
+    """``account`` is one of those that the user may manage, to reconnect.
 
     ``scopes`` is asked for besides the usual, where this site has signed it for this user. The
     client to connect by is signed with them.
@@ -27,21 +27,21 @@ class ConnectForm(forms.Form):
     scopes = forms.CharField(required=False, widget=forms.HiddenInput)
     tenant = forms.CharField(
         label=_("Your ilert address"),
-        help_text=_("Such as acme.ilert.com, or only acme. May be left empty."),
+        help_text=_("Optional, for example acme.ilert.com or just acme."),
         required=False,
     )
 
-    def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._user = user
-        accounts = account_rows().for_user(user)
+        self._user = request.user
+        accounts = account_selection.manageable_rows(request)
         self.fields["account"].queryset = accounts  # type: ignore[attr-defined]
         if conf.tenant:
             del self.fields["tenant"]
 
     @property
     def account_shown(self) -> ConnectedAccount | None:
-        """Whether the form is valid or not; the view has dropped what is not the user's own."""
+        """Whether the form is valid or not; the view has dropped what the user may not manage."""
         account: ConnectedAccount | None = self.fields["account"].clean(self["account"].value())
         return account
 
@@ -55,15 +55,12 @@ class ConnectForm(forms.Form):
         """Whether the form is valid or not."""
         return signed_scopes.unsign_client(self._user, self["scopes"].value() or "")
 
-    def clean_scopes(self) -> str:
-        return signed_scopes.unsign(self._user, self.cleaned_data["scopes"])
-
     def clean_tenant(self) -> str:
         tenant: str = self.cleaned_data["tenant"]
         tenant = _first_part(tenant)
         if tenant and not is_tenant(tenant):
             raise ValidationError(
-                _("Enter your ilert address, such as acme.ilert.com, or only its first part.")
+                _("Enter your ilert address, such as acme.ilert.com, or just its first part.")
             )
         return tenant
 

@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 
 from . import flows
 from .api.adapter import require_within
-from .api.bearer import Bearer
+from .api.bearer import Bearer, is_header_value
 from .models import ConnectedAccount
 from .oauth.secret import Secret
 from .oauth.transport import strip_frames
@@ -22,14 +22,14 @@ __all__ = ["IlertAuth"]
 class IlertAuth(httpx.Auth):
     """An ``httpx.Auth`` that sends an account's fresh token, for sync and async clients.
 
-    A URL outside of the account's ``api_url``, path included, raises ``EndpointMismatchError``; a
-    request also raises what ``flows.get_access_token`` raises. After a 401 the request is sent once
-    more with another token: one that is stored meanwhile, or that a refresh brings. A body that is
-    a stream is sent once. The token stays in no request that a response or an error holds, and an
-    error comes without the frames in which httpx has sent it.
+    A request raises what ``flows.get_access_token`` raises, and ``EndpointMismatchError`` if its
+    URL is not below the account's ``api_url``, path included. After a 401 it is sent once more with
+    another token: one that has been stored in the meantime, or that a refresh returns. A request
+    whose body is a stream is sent only once. The requests that responses and errors refer to do not
+    contain the token, and errors do not contain httpx's frames.
 
-    httpx follows no redirects unless it is told to. Then it judges by itself where they lead, and
-    sends the token wherever scheme, host and port are the same.
+    Leave ``follow_redirects`` off: httpx would send the token wherever a redirect leads on the same
+    scheme, host and port, also outside of ``api_url``.
     """
 
     def __init__(self, account: ConnectedAccount) -> None:
@@ -77,6 +77,8 @@ class IlertAuth(httpx.Auth):
 
 @contextmanager
 def _authorized(request: httpx.Request, token: Secret) -> Iterator[None]:
+    if not is_header_value(token):
+        raise httpx.LocalProtocolError("No header can hold the account's access token.")
     request.headers["Authorization"] = f"Bearer {token.reveal()}"
     try:
         yield
@@ -85,7 +87,7 @@ def _authorized(request: httpx.Request, token: Secret) -> Iterator[None]:
 
 
 def _strip_frames(handled: BaseException | None) -> None:
-    """Of the error that httpx handles when it ends the flow: they hold copies of the header.
+    """Strips the error that httpx handles when it ends the flow: frames hold copies of the header.
 
     ``handled`` is what the caller of httpx was handling before.
     """

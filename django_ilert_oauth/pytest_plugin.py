@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def fake_ilert(request: pytest.FixtureRequest) -> Iterator[FakeIlert]:
-    """An ilert that lives in memory: see ``django_ilert_oauth.testing.fake_ilert``."""
+    """An ilert in memory: see ``django_ilert_oauth.testing.fake_ilert``."""
     # Only here: pytest loads this module in every project and before coverage looks on.
     from .testing import _fake_ilert
 

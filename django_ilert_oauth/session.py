@@ -1,4 +1,4 @@
-"""A ``requests`` session that acts in ilert for one account."""
+"""A ``requests`` session that calls ilert for one account."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OF_REQUESTS = inspect.signature(requests.Session.request).parameters.keys()
 
 
 def _without_frames(call: Callable[P, T]) -> Callable[P, T]:
-    """Errors leave without the frames of ``requests``, which hold the passwords of proxies."""
+    """Removes the frames of ``requests``, which hold passwords of proxies, from its errors."""
 
     @wraps(call)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -45,25 +45,29 @@ def _without_frames(call: Callable[P, T]) -> Callable[P, T]:
 
 
 class IlertSession(requests.Session):
-    """A ``requests.Session`` that acts in ilert for one account.
+    """A ``requests.Session`` that calls ilert for one account.
 
-    Relative URLs lead to the account's ilert, and each request carries a fresh token.
+    Relative URLs are resolved against the account's ``api_url``, and each request carries a fresh
+    token. A request raises what ``flows.get_access_token`` raises, and the exceptions of
+    ``requests``; ``raise_for_status`` raises ``IlertHTTPError``.
 
-    The token goes nowhere else. An absolute URL outside of the account's ``api_url``, path
-    included, raises ``EndpointMismatchError``; a redirect there goes without token, headers and
-    body, and one that comes back raises. No request, response or exception that is handed out holds
-    the token. A request also raises what ``flows.get_access_token`` raises.
+    The token is sent nowhere else. An absolute URL that is not below ``api_url``, path included,
+    raises ``EndpointMismatchError``. A redirect that leads elsewhere is followed without the token,
+    the headers and the body; if it then leads back, that raises, too. No request, response or
+    exception that you get holds the token.
 
-    After a 401 the request is sent once more with another token: one that is stored meanwhile, or
-    that a refresh brings. A 429 is waited out, and so is a 502, 503 or 504 to an idempotent method,
-    up to three times; ``max_wait`` seconds in all, counted again after a redirect. The default is
-    short, since a web request waits along: commands and tasks ask for a minute or more. The last
-    response is returned as it is, and hooks see only that. A body that is a stream is sent once.
+    After a 401 the request is sent once more with another token: one that has been stored in the
+    meantime, or that a refresh returns; without one, the 401 is final. After a 429 the session
+    waits and sends the request again; it does the same after a 502, 503 or 504, up to three times,
+    if the method is idempotent. It waits for at most ``max_wait`` seconds in all; a redirect starts
+    the count again. The default is short, since a web request waits, too: allow a minute or more
+    in commands and tasks. You and your hooks get only the last response. A request whose body is a
+    stream is sent only once.
 
-    Threads may share a session and its account: only one of them refreshes. As with any session of
-    ``requests``, set it up before, and responses are read completely unless ``stream=True``.
+    Threads may share a session and its account; only one of them refreshes. Set headers, hooks and
+    adapters before the threads start.
 
-    ``team_context`` is the id of the team whose things are meant; 0 means all, -1 the user's own.
+    ``team_context`` is the ID of a team, 0 for all teams, or -1 for the user's own.
     """
 
     def __init__(
@@ -87,11 +91,12 @@ class IlertSession(requests.Session):
 
     @property
     def account(self) -> ConnectedAccount:
+        """The account whose token is sent."""
         return self._bearer.account
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
-            "An IlertSession cannot be pickled or copied: hand on the primary key of its account, "
+            "An IlertSession cannot be pickled or copied: pass on the primary key of its account, "
             "and open a session there."
         )
 
@@ -122,38 +127,40 @@ class IlertSession(requests.Session):
     def rebuild_auth(
         self, prepared_request: requests.PreparedRequest, response: requests.Response
     ) -> None:
-        """Nothing of the request follows a redirect that leaves ilert."""
+        """A redirect that leaves ilert is followed without the headers and the body."""
         if not is_within(prepared_request.url, self.account.api_url):
             prepared_request.headers.clear()
             prepared_request.body = None
         elif not is_within(response.url, self.account.api_url):
             raise EndpointMismatchError(
-                "A redirect led back from outside of the account's api_url: it might do anything."
+                "A redirect left the account's api_url and led back to it: it is not followed."
             )
 
     def get_adapter(self, url: Any) -> BaseAdapter:
         return BearerAdapter(self._bearer, self._mounted, self.max_wait)
 
     def _mounted(self, url: Any) -> BaseAdapter:
-        """One that tests have put in place is used whatever a site has mounted."""
+        """Returns the adapter of a test, whatever the site has mounted, or else the site's."""
         for prefix, adapter in transport.adapters.items():
             if url.lower().startswith(prefix.lower()):
                 return adapter
         return super().get_adapter(url)
 
     def list(self, path: str, **params: Any) -> Iterator[Any]:
-        """Yields every item of an endpoint that pages, each once, a page at a time.
+        """Yields every item of a list in ilert once, and fetches one page at a time.
 
-        ``params`` are those of the query, and ``path`` has none. ``max-results`` is the size of a
-        page; ilert's limit is used where it is smaller. Raises ``IlertHTTPError`` for an error
-        response, ``requests.RequestException`` for one that is no list and for pages that do not
-        end, ``TypeError`` for keywords of ``requests``. Do not delete items meanwhile: those behind
-        them would move up.
+        Pass query parameters as keywords, not in ``path``. ``max-results`` is the size of a page,
+        or ilert's limit if that is smaller. Do not delete items while you go through the list:
+        those behind them would move up and be missed.
+
+        Raises ``IlertHTTPError`` for an error response, ``requests.RequestException`` if a response
+        is not a list or the pages do not end, ``TypeError`` for keywords of ``requests`` such as
+        ``timeout``, and ``ValueError`` for a query in ``path``.
         """
         if names := sorted(_OF_REQUESTS & params.keys()):
-            raise TypeError(f"list() takes the query's parameters, not those of requests: {names}")
+            raise TypeError(f"list() takes query parameters, not those of requests: {names}")
         if "?" in path:
-            raise ValueError("list() takes the query's parameters as keywords, not in the path.")
+            raise ValueError("list() takes query parameters as keywords, not in the path.")
         return list_items(self.get, self._page_limits, path, params)
 
     def _absolute(self, url: str) -> str:

@@ -1,20 +1,23 @@
-"""Signals are sent after the commit with ``send_robust``: an error of a receiver is logged."""
+"""Signals that ``flows`` send after the commit, with ``send_robust``.
+
+If a receiver raises, the error is logged.
+"""
 
 from __future__ import annotations
 
 from django.dispatch import Signal
 
-#: ``account``, ``request``, ``created`` (bool: the first time for this person)
+#: ``account``, ``request``, ``created`` (whether the user connects this person for the first time)
 account_connected = Signal()
 
 #: ``account``
 account_refreshed = Signal()
 
-#: ``account``: a refresh has worked again
+#: ``account``; sent when a refresh works again after a failure
 account_recovered = Signal()
 
-#: ``account``, ``error`` (an ``IlertOAuthError`` that changed nothing)
+#: ``account``, ``error`` (an ``IlertOAuthError``; the tokens are unchanged)
 account_refresh_failed = Signal()
 
-#: ``account`` (as it was, if it is deleted by now), ``reason`` (a ``Reason``), ``request`` or None
+#: ``account`` (as it was, if it has been deleted), ``reason`` (a ``Reason``), ``request`` or None
 account_revoked = Signal()

@@ -1,9 +1,8 @@
-"""The pages on which users look after their own accounts."""
+"""The pages on which users look after their accounts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_not_required, login_required
@@ -18,7 +17,7 @@ from django.http import (
     HttpResponseNotAllowed,
     HttpResponseRedirect,
 )
-from django.shortcuts import get_object_or_404, render, resolve_url
+from django.shortcuts import get_object_or_404, resolve_url
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
@@ -30,6 +29,7 @@ from . import flows
 from .conf import conf, is_tenant
 from .exceptions import IlertOAuthError, StateError
 from .flows._callback_params import single_parameters, take_parameters
+from .flows._history import By, acting
 from .forms import ConnectForm
 from .internal import (
     account_selection,
@@ -39,13 +39,18 @@ from .internal import (
     scopes,
     signed_scopes,
 )
-from .internal.return_urls import connect_url, safe_next_url
-from .internal.rows import account_rows, database
+from .internal.own_messages import View, render, with_messages
+from .internal.return_urls import back_url, connect_url, safe_next_url
+from .internal.rows import database
 from .internal.setting_values import DEFAULT_CLIENT
 from .models import AuthorizationRequest, ConnectedAccount, Status
 from .oauth.secret import Secret
 
-View = Callable[..., HttpResponse]
+
+class RedirectToIlert(HttpResponseRedirect):
+    """Without the URL in its ``repr``, since that has the state: middleware may log it, or fail."""
+
+    __repr__ = HttpResponse.__repr__
 
 
 def outside_transactions(view: View) -> View:
@@ -59,7 +64,8 @@ def page(*methods: str) -> Callable[[View], View]:
     """For users who are logged in; kept by no cache, shown in no frame."""
 
     def decorate(view: View) -> View:
-        shown = never_cache(csrf_protect(xframe_options_deny(login_required(view))))
+        view = login_required(with_messages(view))
+        shown = never_cache(csrf_protect(xframe_options_deny(view)))
         return outside_transactions(require_http_methods(methods)(shown))
 
     return decorate
@@ -67,12 +73,15 @@ def page(*methods: str) -> Callable[[View], View]:
 
 @page("GET", "HEAD")
 def accounts(request: HttpRequest) -> HttpResponse:
-    own = account_rows().for_user(request.user).order_by("tenant_id", "username")
+    manageable = account_selection.manageable(request)
     usable = account_selection.matching(request, "")
+    next_url = safe_next_url(request, request.GET.get("next", ""))
     context = {
-        "accounts": sorted(own, key=lambda account: account.status == Status.DISCONNECTED),
+        "accounts": sorted({*manageable, *account_selection.accounts_for(request)}, key=_position),
+        "manageable": manageable,
         "chosen": account_selection.chosen(request, usable) if len(usable) > 1 else None,
-        "back_url": safe_next_url(request, request.GET.get("next", "")),
+        "next_url": next_url,
+        "connect_url": connect_url(request, next_url=next_url),
     }
     return render(request, "ilert_oauth/accounts.html", context)
 
@@ -82,14 +91,14 @@ def connect(request: HttpRequest) -> HttpResponse:
     given = link_parameters.given(request)
     notices = link_parameters.check(request, given)
     if request.method == "POST":
-        form = ConnectForm(given, user=request.user)
+        form = ConnectForm(given, request=request)
         if form.is_valid() and not notices:
             try:
-                return HttpResponseRedirect(_url_at_ilert(request, form))
+                return RedirectToIlert(_url_at_ilert(request, form))
             except (IlertOAuthError, ImproperlyConfigured) as error:
                 connect_messages.show_error(request, error)
     else:
-        form = ConnectForm(initial=given, user=request.user)
+        form = ConnectForm(initial=given, request=request)
     return _connect_page(request, form, notices)
 
 
@@ -116,6 +125,7 @@ def choose(request: HttpRequest) -> HttpResponse:
 
 @login_not_required  # Django's LoginRequiredMiddleware would repeat the code in its ``next``
 @outside_transactions
+@with_messages
 def callback(request: HttpRequest) -> HttpResponse:
     take_parameters(request)
     response = _refuse_callback(request) or _finish(request)
@@ -127,16 +137,14 @@ def callback(request: HttpRequest) -> HttpResponse:
 
 @page("GET", "HEAD", "POST")
 def disconnect(request: HttpRequest, pk: int) -> HttpResponse:
-    account = get_object_or_404(account_rows().for_user(request.user), pk=pk)
+    account = get_object_or_404(account_selection.manageable_rows(request), pk=pk)
     next_url = safe_next_url(request, link_parameters.given(request).get("next", ""))
     if request.method == "POST":
         flows.disconnect(account, request=request)
-        text = _("%(account)s is disconnected.") % {"account": account}
-        messages.success(request, text, fail_silently=True)
+        messages.success(request, _("%(account)s is disconnected.") % {"account": account})
         return HttpResponseRedirect(next_url or resolve_url(conf.disconnected_url))
     if account.status == Status.DISCONNECTED:
-        text = _("%(account)s is disconnected already.") % {"account": account}
-        messages.info(request, text, fail_silently=True)
+        messages.info(request, _("%(account)s is disconnected already.") % {"account": account})
         return HttpResponseRedirect(next_url or reverse("ilert_oauth:accounts"))
     context = {"account": account, "next_url": next_url}
     return render(request, "ilert_oauth/disconnect.html", context)
@@ -144,20 +152,31 @@ def disconnect(request: HttpRequest, pk: int) -> HttpResponse:
 
 @page("POST")
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    own = account_rows().for_user(request.user).filter(status=Status.DISCONNECTED)
+    rows = account_selection.manageable_rows(request)
+    ended = rows.filter(status=Status.DISCONNECTED).select_for_update()
     # Locked, so that no grant is ended that is made meanwhile.
     with transaction.atomic(using=database()):
-        account = get_object_or_404(own.select_for_update(), pk=pk)
-        account.delete()
-    text = _("%(account)s is removed.") % {"account": account}
-    messages.success(request, text, fail_silently=True)
-    return HttpResponseRedirect(reverse("ilert_oauth:accounts"))
+        account = get_object_or_404(ended, pk=pk)
+        with acting(By.USER):
+            account.delete()
+    messages.success(request, _("%(account)s is removed.") % {"account": account})
+    return HttpResponseRedirect(_accounts_url(request, request.POST.get("next", "")))
+
+
+def _accounts_url(request: HttpRequest, next_url: str) -> str:
+    next_url = safe_next_url(request, next_url)
+    return reverse("ilert_oauth:accounts", query={"next": next_url} if next_url else None)
+
+
+def _position(account: ConnectedAccount) -> tuple[object, ...]:
+    """What has ended comes last."""
+    return account.status == Status.DISCONNECTED, account.tenant_id, account.username, account.pk
 
 
 def _url_at_ilert(request: HttpRequest, form: ConnectForm) -> str:
     return flows.start_connect(
         request,
-        scopes=form.cleaned_data["scopes"],
+        scopes=form.asked_scopes,
         next_url=form.cleaned_data["next"],
         tenant=form.cleaned_data.get("tenant"),
         account=form.cleaned_data["account"],
@@ -178,7 +197,7 @@ def _connect_page(request: HttpRequest, form: ConnectForm, notices: list[str]) -
         "notices": notices,
         "account": account,
         "is_extension": bool(account and account_selection.is_usable(account) and new),
-        "back_url": safe_next_url(request, form["next"].value() or ""),
+        "back_url": back_url(request, form["next"].value() or ""),
         "site_name": _site_name(request),
         "asks": [(scopes.describe(s)[0], s in new) for s in scopes.split(requested)],
     }
@@ -204,7 +223,7 @@ def _finish(request: HttpRequest) -> HttpResponse:
     if not request.user.is_authenticated:
         lost = f"A user came back from ilert without a session. {authorization_request.ADVICE}"
         connect_messages.show_error(request, StateError(lost, code="session_ended"))
-        return redirect_to_login(reverse("ilert_oauth:accounts"))
+        return redirect_to_login(_accounts_url(request, _next_url(request)))
     found, held = None, account_selection.held(request)
     try:
         state = single_parameters(request).get("state", Secret())
@@ -219,9 +238,17 @@ def _finish(request: HttpRequest) -> HttpResponse:
     return HttpResponseRedirect(next_url or conf.connected_url)
 
 
+def _next_url(request: HttpRequest) -> str:
+    try:
+        return authorization_request.next_url(single_parameters(request).get("state", Secret()))
+    except IlertOAuthError:
+        return ""
+
+
 def _account_meant(request: HttpRequest, found: AuthorizationRequest) -> ConnectedAccount | None:
-    own, uuid = account_rows().for_user(request.user), found.account_uuid
-    return own.filter(uuid=uuid).first() if uuid else None
+    uuid = found.account_uuid
+    rows = account_selection.manageable_rows(request)
+    return rows.filter(uuid=uuid).first() if uuid else None
 
 
 def _failed(
@@ -230,24 +257,16 @@ def _failed(
     """Back to a page that asks for the same again."""
     account = _account_meant(request, found) if found else None
     connect_messages.show_failure(request, error, account)
-    next_url = safe_next_url(request, found.next_url) if found else ""
     if found is None or isinstance(error, StateError):
         # Where the user sees whether another tab has connected an account meanwhile.
-        query = f"?{urlencode({'next': next_url})}" if next_url else ""
-        return HttpResponseRedirect(reverse("ilert_oauth:accounts") + query)
-    client = _further_client(found)
-    held = "" if account else account_selection.held_scope(request, client or DEFAULT_CLIENT)
+        return HttpResponseRedirect(_accounts_url(request, found.next_url if found else ""))
+    client = conf.client_name(found) or DEFAULT_CLIENT
+    held = "" if account else account_selection.held_scope(request, client)
     url = connect_url(
         request,
         scopes=scopes.missing(scopes.union(conf.scopes, held), found.requested_scope),
-        next_url=next_url,
+        next_url=safe_next_url(request, found.next_url),
         account=account,
         client=client,
     )
     return HttpResponseRedirect(url)
-
-
-def _further_client(found: AuthorizationRequest) -> str:
-    """Empty for the default, which a link need not name."""
-    name = conf.client_keys().get((found.api_url, found.client_id), DEFAULT_CLIENT)
-    return "" if name == DEFAULT_CLIENT else name

@@ -12,13 +12,7 @@ from tempfile import TemporaryDirectory
 
 import demo_environment
 from demo_ports import HOST, PortTakenError, choose_ports
-from demo_processes import (
-    MANAGE,
-    ProcessEndedError,
-    Processes,
-    be_interruptible,
-    run_command,
-)
+from demo_processes import MANAGE, ProcessEndedError, Processes, be_interruptible, run_command
 from example_site.environment import DEMO_FOLDER
 from walkthrough import Walkthrough
 

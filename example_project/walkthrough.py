@@ -11,6 +11,7 @@ from site_browser import Page, SiteBrowser, StepError
 
 TENANT, USERNAME = "acme", "grace"
 NEW_SOURCE = "Made by the example"
+POLICY = "1"
 NEW_SOURCE_PATH = "/alert-sources/new/"
 SCHEDULES_PATH = "/schedules/"
 
@@ -91,7 +92,7 @@ class Walkthrough:
     def _create_alert_source(self) -> str:
         before = _alert_sources(self._account_page())
         form = self._site.open(NEW_SOURCE_PATH)
-        page = self._site.submit(form, NEW_SOURCE_PATH, name=NEW_SOURCE)
+        page = self._site.submit(form, NEW_SOURCE_PATH, name=NEW_SOURCE, escalation_policy=POLICY)
         page.require(f"The alert source {NEW_SOURCE} was created.")
         after = _alert_sources(page)
         _require(len(after) == len(before) + 1, "the list is not one longer")
@@ -121,7 +122,7 @@ class Walkthrough:
         _require(self._token_requests() == requests_before + 1, "ilert was not asked once")
         page = self._account_page()
         refreshed_at, expires_at = _text(page, "refreshed-at"), _text(page, "expires-at")
-        return f"{said} One token request; refreshed at {refreshed_at}, good until {expires_at}"
+        return f"{said} One token request; refreshed {refreshed_at}, access expires {expires_at}"
 
     def _revoke(self) -> str:
         ilert_browser.revoke(self._ilert_url, tenant=TENANT, username=USERNAME)
@@ -164,7 +165,7 @@ class Walkthrough:
     def _consent(self, path: str, sentence: str) -> None:
         """From a page of the site that needs more, to ilert and back to it."""
         page = self._site.open(path)
-        page.require(f'{sentence} <span class="ilert-new">new</span>')
+        page.require(f'{sentence} <span class="ilert-badge ilert-new">new</span>')
         back = self._through_ilert(self._site.leave(page, "/ilert/connect/"))
         _require(urlsplit(back.url).path == path, "it led back to another page")
         self._require_refresh_tokens(1)
@@ -205,7 +206,7 @@ def _alert_sources(page: Page) -> list[str]:
 
 
 def _text(page: Page, name: str) -> str:
-    text = page.texts.get(name, "").strip()
+    text = " ".join(page.texts.get(name, "").split())
     _require(text != "", f"{urlsplit(page.url).path} shows no {name}")
     return text
 

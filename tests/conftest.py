@@ -5,27 +5,41 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from signal import SIGHUP, SIGINT, SIGTERM
+from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
 from django_ilert_oauth import signals
 from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.testing import connected_account
 from ilert_standin import Options, StandIn, serve
 from ilert_standin.browser import authorize
-from tests.support.own_signals import ignore
+from tests.support.other_callers import Acting
+from tests.support.own_signals import end_at_time_limit, ignore
+from tests.support.quick_flush import flush_quickly
 from tests.support.request_monitor import RequestMonitor, monitor_before
 
 pytest_plugins = ["django_ilert_oauth.pytest_plugin"]
 
 
+#: Of these, ``--one-case`` keeps every case: each is another way to meet the database.
+EVERY_CASE = (
+    "tests/flows/test_concurrency.py",
+    "tests/flows/test_lease.py",
+    "tests/flows/test_storing.py",
+    "tests/flows/test_transactions.py",
+    "tests/ledger/",
+)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--one-case", action="store_true", help="of each test, only its first case")
+    parser.addoption("--one-case", action="store_true", help="of most tests, only the first case")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,7 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         by_name = sorted(items, key=lambda item: item.nodeid)
         first = {item.nodeid.partition("[")[0]: item for item in reversed(by_name)}
         chosen = set(first.values())
-        items[:] = [item for item in items if item in chosen]
+        items[:] = [it for it in items if it in chosen or it.nodeid.startswith(EVERY_CASE)]
 
 
 CALLBACK = "http://testserver/ilert/callback/"
@@ -43,6 +57,11 @@ People = Callable[..., list[ConnectedAccount]]
 
 #: Need what other tests do without: only where they are named, as `tox run -e browser` does.
 collect_ignore = ["browser", "trackers"]
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> None:
+    flush_quickly(connection)
 
 
 @pytest.fixture(scope="session")
@@ -79,10 +98,17 @@ def browser(user: User) -> Client:
 
 @pytest.fixture
 def make_account(ilert: StandIn, user: User, settings: Any) -> AccountFactory:
-    """A connected account whose tokens the stand-in knows; keywords are columns."""
+    """An account connected yesterday whose tokens the stand-in knows; keywords are columns."""
+    yesterday = timezone.now() - timedelta(days=1)
 
     def make(**columns: Any) -> ConnectedAccount:
-        columns = {"user": user, "granted_scope": "profile source:w", "username": "grace"} | columns
+        columns = {
+            "user": user,
+            "granted_scope": "profile source:w",
+            "username": "grace",
+            "connected_at": yesterday,
+            **columns,
+        }
         scope = str(columns["granted_scope"])
         tokens = ilert.issue_tokens("acme", str(columns["username"]), scope)
         known: dict[str, Any] = {kind: tokens[kind] for kind in ("access_token", "refresh_token")}
@@ -122,6 +148,14 @@ def spared() -> Iterator[None]:
 
 
 @pytest.fixture
+def time_limit() -> Iterator[Callable[[], None]]:
+    """Called, it raises ``TimeLimitError`` there, from the handler of a signal."""
+    before = signal.signal(SIGUSR1, end_at_time_limit)
+    yield lambda: signal.raise_signal(SIGUSR1)
+    signal.signal(SIGUSR1, before)
+
+
+@pytest.fixture
 def account(make_account: AccountFactory) -> ConnectedAccount:
     return make_account()
 
@@ -129,6 +163,18 @@ def account(make_account: AccountFactory) -> ConnectedAccount:
 @pytest.fixture
 def expired_account(make_account: AccountFactory) -> ConnectedAccount:
     return make_account(access_token_expires_at=timezone.now() - timedelta(minutes=1))
+
+
+@pytest.fixture
+def during_request(
+    ilert: StandIn, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> Callable[..., None]:
+    """Something happens before a request to ilert, or after its response: see ``Acting``."""
+
+    def mount(**acts: Any) -> None:
+        monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, Acting(**acts))
+
+    return mount
 
 
 @pytest.fixture
@@ -164,3 +210,11 @@ def _recorder(seen: list[tuple[str, dict[str, Any]]], name: str) -> Callable[...
         seen.append((name, {k: v for k, v in kwargs.items() if k not in ("signal", "sender")}))
 
     return record
+
+
+@pytest.fixture
+def root(db: None) -> Client:
+    """In the admin, with every permission."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    return client

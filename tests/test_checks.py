@@ -70,29 +70,26 @@ def test_a_site_that_is_set_up_has_nothing_to_mend() -> None:
 
 
 @pytest.mark.parametrize("name", ["CLIENT_ID", "CLIENT_SECRET", "ENCRYPTION_KEYS"])
-@pytest.mark.parametrize("value", [None, "", []])
-def test_e001_names_a_missing_setting(settings: Any, name: str, value: object) -> None:
-    setattr(settings, f"ILERT_OAUTH_{name}", value)
+def test_e001_names_a_missing_setting(settings: Any, name: str) -> None:
+    setattr(settings, f"ILERT_OAUTH_{name}", None)
     assert found(check_settings(None)) == [("ilert_oauth.E001", f"ILERT_OAUTH_{name}")]
 
 
-@pytest.mark.parametrize(
-    ("name", "ids"),
-    [
-        ("check", ["ilert_oauth.E001"]),
-        ("runserver", ["ilert_oauth.E001"]),
-        ("refresh_ilert_tokens", ["ilert_oauth.E001"]),
-        ("migrate", ["ilert_oauth.W007"]),
-        ("test", ["ilert_oauth.W007"]),
-        ("makemigrations", []),
-    ],
-)
-def test_w006_keeps_no_command_from_running_that_needs_no_credentials(
-    settings: Any, command: Callable[[str], None], name: str, ids: list[str]
+def test_w007_keeps_no_command_from_running_that_needs_no_credentials(
+    settings: Any, command: Callable[[str], None]
 ) -> None:
     del settings.ILERT_OAUTH_CLIENT_ID
-    command(name)
-    assert [message.id for message in check_settings(None)] == ids
+    expected = {
+        "check": ["ilert_oauth.E001"],
+        "runserver": ["ilert_oauth.E001"],
+        "refresh_ilert_tokens": ["ilert_oauth.E001"],
+        "migrate": ["ilert_oauth.W007"],
+        "test": ["ilert_oauth.W007"],
+        "makemigrations": [],
+    }
+    for name, ids in expected.items():
+        command(name)
+        assert [message.id for message in check_settings(None)] == ids, name
 
 
 def test_e001_tells_how_to_make_a_key(settings: Any) -> None:
@@ -104,13 +101,11 @@ def test_e001_tells_how_to_make_a_key(settings: Any) -> None:
     assert check_settings(None) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [(name, next(value for value in values if value)) for name, values in MALFORMED.items()],
-)
-def test_e002_names_a_malformed_setting(settings: Any, name: str, value: object) -> None:
-    setattr(settings, f"ILERT_OAUTH_{name}", value)
-    assert found(check_settings(None)) == [("ilert_oauth.E002", f"ILERT_OAUTH_{name}")]
+def test_e002_names_malformed_settings(settings: Any) -> None:
+    for name, values in MALFORMED.items():
+        setattr(settings, f"ILERT_OAUTH_{name}", next(value for value in values if value))
+    names = {name for id, name in found(check_settings(None)) if id == "ilert_oauth.E002"}
+    assert names == {f"ILERT_OAUTH_{name}" for name in MALFORMED}
 
 
 def test_e002_does_not_repeat_a_malformed_key(settings: Any) -> None:
@@ -132,10 +127,15 @@ def test_e002_names_a_client_with_a_mistyped_key_and_says_what_a_client_has(sett
 
 
 @pytest.mark.parametrize("name", ["CONNECTED_URL", "DISCONNECTED_URL"])
-@pytest.mark.parametrize("value", ["nowhere", ""])
-def test_e004_names_a_url_that_leads_nowhere(settings: Any, name: str, value: object) -> None:
-    setattr(settings, f"ILERT_OAUTH_{name}", value)
-    assert found(check_settings(None)) == [("ilert_oauth.E004", f"ILERT_OAUTH_{name}")]
+def test_e004_names_a_url_that_leads_nowhere(settings: Any, name: str) -> None:
+    for value in ("nowhere", ""):
+        setattr(settings, f"ILERT_OAUTH_{name}", value)
+        assert found(check_settings(None)) == [("ilert_oauth.E004", f"ILERT_OAUTH_{name}")]
+
+
+def test_a_url_that_is_no_text_is_reported_and_does_not_end_the_check(settings: Any) -> None:
+    settings.ILERT_OAUTH_CONNECTED_URL = 7
+    assert [named for _, named in found(check_settings(None))] == ["ILERT_OAUTH_CONNECTED_URL"]
 
 
 def test_a_site_without_urls_is_not_asked_where_users_land(settings: Any) -> None:
@@ -143,38 +143,23 @@ def test_a_site_without_urls_is_not_asked_where_users_land(settings: Any) -> Non
     assert check_settings(None) == []
 
 
-@pytest.mark.parametrize("name", ["CONNECTED_URL", "DISCONNECTED_URL"])
-def test_a_url_that_is_no_text_is_reported_and_does_not_end_the_check(
-    settings: Any, name: str
-) -> None:
-    setattr(settings, f"ILERT_OAUTH_{name}", 7)
-    assert [named for _, named in found(check_settings(None))] == [f"ILERT_OAUTH_{name}"]
+def test_apps_that_are_not_installed_are_named(settings: Any) -> None:
+    text = "only this app's own pages can tell users whether connecting has worked."
+    expected = {
+        "auth": ("E005", "django_ilert_oauth needs django.contrib.auth."),
+        "sessions": ("E005", "django_ilert_oauth needs django.contrib.sessions."),
+        "messages": ("W008", f"django.contrib.messages is not installed: {text}"),
+    }
+    all_apps = settings.INSTALLED_APPS
+    for name, (code, told) in expected.items():
+        app = f"django.contrib.{name}"
+        settings.INSTALLED_APPS = [installed for installed in all_apps if installed != app]
+        [message] = check_settings(None)
+        assert (message.id, message.msg) == (f"ilert_oauth.{code}", told)
+        assert app in (message.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("app", "code", "text"),
-    [
-        ("django.contrib.auth", "E005", "django_ilert_oauth needs django.contrib.auth."),
-        ("django.contrib.sessions", "E005", "django_ilert_oauth needs django.contrib.sessions."),
-        (
-            "django.contrib.messages",
-            "W008",
-            "django.contrib.messages is not installed: nobody is told what became of a connection.",
-        ),
-    ],
-)
-def test_an_app_that_is_not_installed_is_named(
-    settings: Any, app: str, code: str, text: str
-) -> None:
-    settings.INSTALLED_APPS = [name for name in settings.INSTALLED_APPS if name != app]
-    [message] = check_settings(None)
-    assert (message.id, message.msg) == (f"ilert_oauth.{code}", text)
-    assert app in (message.hint or "")
-
-
-def test_e006_names_a_database_that_is_not_supported(
-    settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_e006_names_a_database_that_is_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "vendor", "oracle")
     [error] = check_settings(None)
     assert (error.id, "oracle" in error.msg) == ("ilert_oauth.E006", True)
@@ -187,17 +172,7 @@ def test_w004_says_when_times_without_a_zone_are_wrong(settings: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
-    [
-        (["profile", "sources:w"], "source:w"),
-        ("profile sources:w", "source:w"),
-        (["Source:w"], "source:w"),
-        (["statuspage"], "status_page"),
-        (["source:write"], "source:w"),
-        (["offline-access"], "offline_access"),
-        (["*"], "wildcard"),
-        (("*:w",), "wildcard:w"),
-    ],
+    ("given", "meant"), [("profile sources:w", "source:w"), (("*:w",), "wildcard:w")]
 )
 def test_w005_names_the_scope_that_was_probably_meant(
     settings: Any, given: object, meant: str
@@ -215,24 +190,19 @@ def test_w005_explains_a_scope_that_is_malformed_besides(settings: Any) -> None:
     assert "'source:w'" in str(warning.hint)
 
 
-@pytest.mark.parametrize(
-    "given", [["profile", "source:w", "wildcard:d"], "offline_access team:r", ["event-flow", "x:y"]]
-)
-def test_w005_says_nothing_of_known_scopes_and_of_such_as_ilert_may_add(
-    settings: Any, given: object
-) -> None:
-    settings.ILERT_OAUTH_SCOPES = given
+def test_w005_says_nothing_of_known_scopes_and_of_such_as_ilert_may_add(settings: Any) -> None:
+    settings.ILERT_OAUTH_SCOPES = ["offline_access", "source:w", "wildcard:d", "event-flow", "x:y"]
     assert check_settings(None) == []
 
 
-def test_a_site_that_is_ready_to_be_deployed_has_nothing_to_mend(deployed: Any) -> None:
+def test_w001_names_plain_http_addresses(deployed: Any) -> None:
     assert check_deployment(None) == []
-
-
-@pytest.mark.parametrize("name", ["APP_URL", "API_URL", "TENANT_URL", "REDIRECT_URI"])
-def test_w001_names_a_plain_http_address(deployed: Any, name: str) -> None:
-    setattr(deployed, f"ILERT_OAUTH_{name}", "http://{tenant}.example")
-    assert found(check_deployment(None)) == [("ilert_oauth.W001", f"ILERT_OAUTH_{name}")]
+    names = ["ILERT_OAUTH_APP_URL", "ILERT_OAUTH_API_URL", "ILERT_OAUTH_TENANT_URL"]
+    names += ["ILERT_OAUTH_REDIRECT_URI"]
+    for name in names:
+        setattr(deployed, name, "http://{tenant}.example")
+    expected = [("ilert_oauth.W001", name) for name in names]
+    assert sorted(found(check_deployment(None))) == sorted(expected)
 
 
 @pytest.mark.parametrize(
@@ -245,15 +215,10 @@ def test_w001_names_a_plain_http_address(deployed: Any, name: str) -> None:
 def test_w002_wants_the_redirect_uri_behind_a_proxy(
     deployed: Any, name: str, value: object
 ) -> None:
+    deployed.ILERT_OAUTH_REDIRECT_URI = None
+    assert check_deployment(None) == []
     setattr(deployed, name, value)
-    assert check_deployment(None) == []
-    deployed.ILERT_OAUTH_REDIRECT_URI = None
     assert found(check_deployment(None)) == [("ilert_oauth.W002", "ILERT_OAUTH_REDIRECT_URI")]
-
-
-def test_without_a_proxy_the_redirect_uri_may_be_built(deployed: Any) -> None:
-    deployed.ILERT_OAUTH_REDIRECT_URI = None
-    assert check_deployment(None) == []
 
 
 def test_w003_warns_of_strict_cookies(deployed: Any) -> None:
@@ -261,13 +226,11 @@ def test_w003_warns_of_strict_cookies(deployed: Any) -> None:
     assert found(check_deployment(None)) == [("ilert_oauth.W003", "SESSION_COOKIE_SAMESITE")]
 
 
-@pytest.mark.parametrize(("with_deploy", "ids"), [(False, set()), (True, {"ilert_oauth.W001"})])
-def test_only_check_deploy_warns_of_what_development_may_do(
-    deployed: Any, with_deploy: bool, ids: set[str]
-) -> None:
+def test_only_check_deploy_warns_of_what_development_may_do(deployed: Any) -> None:
     deployed.ILERT_OAUTH_API_URL = "http://127.0.0.1:8001"
-    messages = run_checks(include_deployment_checks=with_deploy)
-    assert {m.id for m in messages if (m.id or "").startswith("ilert_oauth.")} == ids
+    for with_deploy in (False, True):
+        ids = {message.id for message in run_checks(include_deployment_checks=with_deploy)}
+        assert ("ilert_oauth.W001" in ids) is with_deploy
 
 
 # The real commands, on a site that has the app installed and nothing set
@@ -276,11 +239,10 @@ def test_only_check_deploy_warns_of_what_development_may_do(
 @pytest.mark.parametrize(
     ("site", "command"),
     [
-        (BARE_SITE, "makemigrations --check --dry-run"),
         (WITH_URLS, "makemigrations --check --dry-run"),
         (BARE_SITE, "collectstatic --dry-run --no-input"),
     ],
-    ids=["makemigrations", "makemigrations with URLs", "collectstatic"],
+    ids=["makemigrations with URLs", "collectstatic"],
 )
 def test_an_image_is_built_before_anything_is_set(tmp_path: Path, site: str, command: str) -> None:
     result = run(tmp_path, site, command)
@@ -296,10 +258,9 @@ def test_check_fails_in_clear_lines_where_nothing_is_set(tmp_path: Path) -> None
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", ["migrate --verbosity=0", "test"])
-def test_migrate_and_test_run_where_nothing_is_set_and_say_so(tmp_path: Path, command: str) -> None:
-    result = run(tmp_path, WITH_URLS, command)
-    assert result.returncode in (0, 5)  # which is what newer Pythons say where there is no test
+def test_migrate_runs_where_nothing_is_set_and_says_so(tmp_path: Path) -> None:
+    result = run(tmp_path, WITH_URLS, "migrate --verbosity=0")
+    assert result.returncode == 0
     assert "(ilert_oauth.W007) ILERT_OAUTH_CLIENT_ID is not set." in result.stderr
 
 
@@ -312,11 +273,6 @@ def run(tmp_path: Path, site: str, command: str) -> subprocess.CompletedProcess[
     return subprocess.run(
         arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30
     )
-
-
-def test_without_urls_the_pages_are_not_looked_for(settings: Any) -> None:
-    del settings.ROOT_URLCONF
-    assert check_settings(None) == []
 
 
 STAGING = {"CLIENT_ID": "staging-client", "CLIENT_SECRET": "x", "API_URL": "http://api.example"}
@@ -353,13 +309,11 @@ def test_w006_counts_the_accounts_of_a_client_that_is_not_configured(settings: A
 
 
 @pytest.mark.usefixtures("of_a_client_that_is_gone")
-@pytest.mark.parametrize("databases", [None, [], ["other"]])
-def test_w006_needs_the_database_of_the_accounts(databases: list[str] | None) -> None:
-    assert check_clients(None, databases=databases) == []
-
-
-@pytest.mark.usefixtures("of_a_client_that_is_gone")
-def test_w006_leaves_malformed_clients_to_e002(settings: Any) -> None:
+def test_w006_needs_the_database_of_the_accounts_and_leaves_malformed_clients_to_e002(
+    settings: Any,
+) -> None:
+    for databases in (None, [], ["other"]):
+        assert check_clients(None, databases=databases) == []
     settings.ILERT_OAUTH_CLIENTS = "staging"
     assert check_clients(None, databases=["default"]) == []
 

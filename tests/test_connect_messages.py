@@ -9,7 +9,6 @@ from django.test import Client
 
 from django_ilert_oauth.internal import signed_scopes
 from django_ilert_oauth.models import ConnectedAccount, Status
-from ilert_standin import StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import AccountFactory
 from tests.support.connect_steps import CONNECT, scopes_asked_at_ilert
@@ -63,7 +62,7 @@ def test_connecting_the_same_person_again_loses_nothing(
 
 
 def test_what_was_lost_is_named_with_a_button_that_asks_again(
-    browser: Client, make_account: AccountFactory, ilert: StandIn
+    browser: Client, make_account: AccountFactory
 ) -> None:
     account = make_account(granted_scope="profile source:w")
     url = browser.post(CONNECT)["Location"].replace("+source%3Aw", "").replace("%20source%3Aw", "")
@@ -84,7 +83,7 @@ def test_who_logs_in_as_somebody_else_is_told_that_the_first_account_still_needs
     first = make_account(status=Status.RECONNECT_REQUIRED, username="heidi")
     page = landing(browser, connect(account=first.pk, username="grace"))
     assert told(page, "warning").startswith(
-        "grace @ acme is connected. heidi @ acme, which was to be reconnected, is not: for that, "
+        "grace @ acme is connected. heidi @ acme has not been reconnected: to do that, "
         "log in at ilert as heidi."
     )
     assert f"account={first.pk}" in link_in(page, "Reconnect")

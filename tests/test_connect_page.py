@@ -3,12 +3,13 @@ from __future__ import annotations
 import html
 import time
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from django.conf import settings as site_settings
 from django.contrib import admin
 from django.contrib.auth.models import User
+from django.forms.renderers import get_default_renderer
 from django.test import Client, RequestFactory
 
 from django_ilert_oauth import flows
@@ -17,12 +18,13 @@ from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount, St
 from ilert_standin import StandIn
 from tests.conftest import AccountFactory
 from tests.support.connect_steps import CONNECT, press, query_of, scopes_asked_at_ilert
+from tests.support.guarded_site import GUARDED
 
 FOREIGN = "The link that brought you here was made for somebody else or is incomplete"
 OLD = "The link or page that brought you here is more than an hour old."
-NEW = '<span class="ilert-new">new</span>'
+NEW = '<span class="ilert-badge ilert-new">new</span>'
 
-BAD_TENANT = "Enter your ilert address, such as acme.ilert.com, or only its first part."
+BAD_TENANT = "Enter your ilert address, such as acme.ilert.com, or just its first part."
 
 
 def text_of(page: Any) -> str:
@@ -33,7 +35,7 @@ def text_of(page: Any) -> str:
 def lines_of(page: Any) -> list[str]:
     """What is asked for, each with its mark."""
     listed = text_of(page).partition('<ul class="ilert-scopes">')[2].partition("</ul>")[0]
-    return [line.strip().removesuffix("</li>") for line in listed.split("<li>")[1:]]
+    return [line.partition("</li>")[0].strip() for line in listed.split("<li>")[1:]]
 
 
 def has_tenant_field(page: Any) -> bool:
@@ -49,10 +51,7 @@ def signed(user: User, scopes: str = "source:w") -> str:
 
 def test_signed_scopes_are_asked_for_besides_the_usual(browser: Client, user: User) -> None:
     page = browser.get(CONNECT, {"scopes": signed(user)})
-    assert lines_of(page) == [
-        "See your profile",
-        f"See, create and edit alert sources {NEW}",
-    ]
+    assert lines_of(page) == ["See your profile", f"See, create and edit alert sources {NEW}"]
     assert scopes_asked_at_ilert(browser, page) == {"profile", "source:w"}
 
 
@@ -169,6 +168,40 @@ def test_back_leads_where_the_user_came_from(browser: Client) -> None:
     assert '<a href="/ilert/">Back</a>' in text_of(browser.get(f"{CONNECT}?next=//evil.example"))
 
 
+@pytest.mark.parametrize("path", ["/bare/?page=2", "/ilert/", *(f"/{kind}/x/" for kind in GUARDED)])
+def test_back_leads_to_no_page_that_would_only_send_the_user_here_again(
+    browser: Client, settings: Any, path: str
+) -> None:
+    settings.ROOT_URLCONF = "tests.support.guarded_site"
+    url = f"{CONNECT}?{urlencode({'next': path})}"
+    assert '<a href="/ilert/">Back</a>' in text_of(browser.get(url))
+    before = {"Referer": "http://testserver/about/"}
+    page = text_of(browser.get(url, headers=before))
+    assert '<a href="http://testserver/about/">Back</a>' in page
+
+
+@pytest.mark.parametrize(
+    "next_url", ["/bare/?page=2", "http://testserver/bare/?page=2", "/function/x/"]
+)
+def test_back_leads_to_a_guarded_page_that_was_shown(
+    browser: Client, settings: Any, next_url: str
+) -> None:
+    settings.ROOT_URLCONF = "tests.support.guarded_site"
+    before = "http://testserver/bare/?page=2"
+    page = browser.get(CONNECT, {"next": next_url}, headers={"Referer": before})
+    assert '/bare/?page=2">Back</a>' in text_of(page)
+
+
+@pytest.mark.parametrize("before", ["/login/", "/ilert/connect/"])
+def test_back_leads_not_to_a_page_that_was_only_on_the_way(
+    browser: Client, settings: Any, before: str
+) -> None:
+    settings.ROOT_URLCONF = "tests.support.guarded_site"
+    headers = {"Referer": f"http://testserver{before}"}
+    page = browser.get(f"{CONNECT}?next=/bare/", headers=headers)
+    assert '<a href="/ilert/">Back</a>' in text_of(page)
+
+
 # Never less than before
 
 
@@ -257,6 +290,14 @@ def test_a_first_connect_names_no_account(browser: Client, account: ConnectedAcc
     page = text_of(browser.get(CONNECT))
     assert "<h1>Connect an ilert account</h1>" in page
     assert "grace" not in page
+
+
+def test_the_form_is_drawn_as_the_sites_renderer_draws_forms(
+    browser: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer = get_default_renderer()
+    monkeypatch.setattr(renderer, "form_template_name", "django/forms/p.html")
+    assert '<p>\n    <label for="id_tenant">' in text_of(browser.get(CONNECT))
 
 
 # The tenant

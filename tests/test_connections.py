@@ -7,14 +7,17 @@ import http.client
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import requests
 from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.util import connection
 
 from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.oauth.secret import Secret
@@ -52,9 +55,30 @@ def closed_port() -> int:
         return port
 
 
+def read(connection: socket.socket, server: RawServer) -> None:
+    server.receive(connection)
+
+
 def hang_in_the_body(connection: socket.socket, server: RawServer) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")
     server.over.wait()
+
+
+def test_an_interrupt_while_a_request_is_begun_keeps_it_from_being_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody would learn of the response."""
+
+    def interrupt() -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with raw_server(read) as server, open_client(server.url) as ilert:
+        monkeypatch.setattr(ilert._workers._changed, "notify", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            CALLS["refresh"](ilert)
+        time.sleep(0.2)
+        assert b"".join(server.received) == b""
 
 
 # Broken ones
@@ -112,6 +136,19 @@ def test_a_refused_connection_is_transient(caplog: pytest.LogCaptureFixture) -> 
     assert_unreachable(caplog, "ConnectionError (ConnectionRefusedError)")
 
 
+def test_a_connection_that_fails_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    create, failures = connection.create_connection, [OSError()]
+
+    def create_later(*args: Any, **kwargs: Any) -> socket.socket:
+        if failures:
+            raise failures.pop()
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(connection, "create_connection", create_later)
+    with raw_server(answering_once) as server:
+        assert ask(api_url=server.url).access_token == "abc"
+
+
 def test_an_unknown_host_is_transient(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,6 +175,30 @@ def test_a_proxy_that_wants_a_password_is_transient(
         proxied(proxy.url)
         assert unavailable().code == "unreachable"
     assert_unreachable(caplog, "ProxyError (OSError)")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://user:hunter2@127.0.0.1:99999", "http://user:%E2%82%AC@127.0.0.1", "http://user@"],
+)
+def test_a_proxy_whose_address_is_wrong_is_transient(
+    proxied: Callable[[str], None], caplog: pytest.LogCaptureFixture, address: str
+) -> None:
+    proxied(address)
+    assert unavailable().code == "unreachable"
+    assert_unreachable(caplog, "InvalidProxyURL (InvalidProxyURL)")
+
+
+def test_a_proxy_that_needs_a_library_which_is_not_there_is_told_as_requests_tells_it(
+    proxied: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    missing = Mock(side_effect=requests.exceptions.InvalidSchema)
+    monkeypatch.setattr("requests.adapters.SOCKSProxyManager", missing)
+    proxied("socks5://127.0.0.1")
+    assert unavailable().code == "unreachable"
+    assert_unreachable(caplog, "InvalidSchema (InvalidSchema)")
 
 
 @pytest.mark.parametrize("url", ["https://", "https://a b", "https://[", "https://a:b"])
@@ -219,6 +280,23 @@ def test_debug_output_of_http_client_has_nothing_of_ours(
         for call in CALLS.values():
             ask(call, api_url=server.url)
     assert tuple(capfd.readouterr()) == ("", "")
+
+
+#: A gateway's mistakes: what follows, or is quoted, may be the body of a response.
+BROKEN_HEADS = {
+    "no empty line": "{{\r\n{}\r\n}}\r\n\r\n",
+    "a continuation of nothing": " {}\r\n\r\n",
+    "the line of a mailbox": "Server: x\r\nFrom {}\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("rest", BROKEN_HEADS.values(), ids=BROKEN_HEADS)
+def test_no_log_quotes_a_broken_head(caplog: pytest.LogCaptureFixture, rest: str) -> None:
+    response = f"HTTP/1.1 200 OK\r\n{rest.format(ilert_guide.ACCESS_TOKEN)}"
+    caplog.set_level("DEBUG")
+    with raw_server(saying(response.encode())) as server:
+        assert unavailable(api_url=server.url).code == "unusable_response"
+    assert ilert_guide.ACCESS_TOKEN not in caplog.text
 
 
 def test_closing_ends_a_connection_whose_pool_is_still_held() -> None:

@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, RequestFactory
 
 from django_ilert_oauth.decorators import ilert_account_required
-from django_ilert_oauth.exceptions import IlertScopeError
+from django_ilert_oauth.exceptions import IlertScopeError, ReconnectRequiredError
 from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import StandIn
 from ilert_standin.oauth import Grants
@@ -201,6 +201,32 @@ def test_a_refusal_that_names_no_scope_stays_an_error(
     get = client.get if server is Client else async_to_sync(client.get)
     with pytest.raises(IlertScopeError):
         get("/refused-without-a-scope/")
+
+
+@each_kind
+def test_who_has_revoked_the_app_at_ilert_reconnects_at_once_and_comes_back(
+    browser: Client, expired_account: ConnectedAccount, ilert: StandIn, kind: str
+) -> None:
+    ilert.revoke_app("acme", "grace")
+    sent = browser.get(f"/{kind}/?a=1")
+    assert is_sent_to_connect(sent)
+    assert query_of(sent["Location"])["account"] == str(expired_account.pk)
+    assert go_through_ilert(browser, sent) == f"/{kind}/?a=1"
+
+
+def test_a_program_is_told_of_a_revocation(
+    browser: Client, expired_account: ConnectedAccount, ilert: StandIn
+) -> None:
+    ilert.revoke_app("acme", "grace")
+    response = browser.get("/function/", headers=JSON)
+    assert (response.status_code, response.json()["error"]) == (401, "reconnect_required")
+
+
+def test_the_end_of_another_accounts_grant_stays_an_error(
+    browser: Client, account: ConnectedAccount
+) -> None:
+    with pytest.raises(ReconnectRequiredError):
+        browser.get("/ended-elsewhere/")
 
 
 def test_the_log_names_ilerts_correlation_id(

@@ -5,12 +5,10 @@ import sys
 import threading
 from argparse import ArgumentTypeError
 from datetime import datetime, timedelta
-from io import StringIO
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group, User
-from django.core.management import CommandError, call_command
 from django.db import OperationalError, connections
 from django.utils import timezone
 
@@ -20,22 +18,16 @@ from django_ilert_oauth.management.commands.disconnect_ilert_accounts import mom
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reason, Status
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory, People
+from tests.support.command_run import CommandRun
 from tests.support.own_signals import strike
 from tests.support.request_monitor import RequestMonitor
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-class Run:
-    def __init__(self, *options: str, asks: bool = False) -> None:
-        out, err = StringIO(), StringIO()
-        self.failure, self.code = "", 0
-        options = (*options, "--per-minute=0", *([] if asks else ["--no-input"]))
-        try:
-            call_command("disconnect_ilert_accounts", *options, stdout=out, stderr=err)
-        except CommandError as error:
-            self.failure, self.code = str(error), error.returncode
-        self.out, self.err = out.getvalue(), err.getvalue()
+def run(*options: str, asks: bool = False) -> CommandRun:
+    input_options = [] if asks else ["--no-input"]
+    return CommandRun("disconnect_ilert_accounts", *options, "--per-minute=0", *input_options)
 
 
 def disconnected() -> list[str]:
@@ -45,9 +37,9 @@ def disconnected() -> list[str]:
 
 def test_all_are_disconnected_and_revoked(people: People, ilert: StandIn, sent: list[Any]) -> None:
     people(3)
-    run = Run("--all")
-    assert run.out.startswith("3 disconnected, 0 failed, 0 still to be revoked.\nNo access token ")
-    assert (run.err, run.code) == ("", 0)
+    done = run("--all")
+    assert done.out.startswith("3 disconnected, 0 failed, 0 still to be revoked.\nNo access token ")
+    assert (done.err, done.code) == ("", 0)
     assert {ilert.live_refresh_tokens("acme", name) for name in disconnected()} == {0}
     assert [facts["reason"] for _, facts in sent] == [Reason.INCIDENT] * 3
 
@@ -64,7 +56,7 @@ def test_all_tokens_are_wiped_before_the_first_grant_is_revoked(
     wiped: list[int] = []
     monitor.on_arrival = count_wiped
     people(3)
-    Run("--all")
+    run("--all")
     assert wiped == [3, 3, 3]
 
 
@@ -74,77 +66,68 @@ def test_all_tokens_are_wiped_before_the_first_grant_is_revoked(
         ("--tenant=globex", {"tenant_id": "globex"}),
         ("--client=another", {"client_id": "another"}),
         ("--connected-before=2020-01-02", {"connected_at": "2020-01-01T00:00Z"}),
+        ("--user=ada", {}),
     ],
 )
 def test_accounts_are_chosen_by_what_is_known_of_them(
     people: People, option: str, columns: dict[str, Any]
 ) -> None:
     _other, wanted = people(2)
-    ConnectedAccount.objects.filter(pk=wanted.pk).update(**columns)
-    assert Run(option).code == 0
+    ada = User.objects.create_user("ada")
+    ConnectedAccount.objects.filter(pk=wanted.pk).update(user=ada, **columns)
+    assert run(option).code == 0
     assert disconnected() == ["user-1"]
 
 
-def test_accounts_are_chosen_by_their_user_and_by_their_keys(make_account: AccountFactory) -> None:
-    ada = User.objects.create_user("ada")
-    make_account()
-    first, second = (make_account(user=ada, username=name) for name in ("first", "second"))
-    Run("--user=ada", f"--account={first.pk}")
-    assert disconnected() == ["first"]
-    Run("--user=ada")
-    assert disconnected() == ["first", second.username]
+def test_of_the_accounts_that_are_named_those_are_chosen_that_match(people: People) -> None:
+    first, second, _third = people(3)
+    ConnectedAccount.objects.exclude(pk=second.pk).update(tenant_id="globex")
+    run("--tenant=globex", f"--account={first.pk}", f"--account={second.pk}")
+    assert disconnected() == ["user-0"]
 
 
-@pytest.mark.parametrize("options", [[], ["--all", "--tenant=acme"]])
-def test_what_is_to_be_disconnected_must_be_said_and_unmistakably(
-    account: ConnectedAccount, options: list[str]
-) -> None:
-    assert "--all alone" in Run(*options).failure
+@pytest.mark.usefixtures("account")
+def test_what_is_to_be_disconnected_must_be_said_and_unmistakably() -> None:
+    for options in ((), ("--all", "--tenant=acme")):
+        assert "--all alone" in run(*options).failure
     assert disconnected() == []
 
 
-@pytest.mark.parametrize(("reply", "names"), [("yes", ["grace"]), ("y", []), ("", [])])
+@pytest.mark.parametrize(("reply", "names"), [("yes", ["grace"]), ("y", [])])
 def test_on_a_terminal_the_word_yes_is_asked_for(
     account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, reply: str, names: list[str]
 ) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda prompt: reply)
-    run = Run("--all", asks=True)
-    assert run.err.startswith("1 to be disconnected; ")
-    assert (disconnected(), run.failure) == (names, "" if names else "Nothing was done.")
+    done = run("--all", asks=True)
+    assert done.err.startswith("1 to be disconnected; ")
+    assert (disconnected(), done.failure) == (names, "" if names else "Nothing was done.")
 
 
 def test_where_nobody_can_be_asked_it_must_be_said_that_nobody_is(
     account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
-    assert "--no-input" in Run("--all", asks=True).failure
+    assert "--no-input" in run("--all", asks=True).failure
     assert disconnected() == []
-
-
-def test_a_dry_run_lists_and_changes_nothing(account: ConnectedAccount, ilert: StandIn) -> None:
-    assert Run("--all", "--dry-run").out == (
-        f"{account.pk}  grace @ acme\n1 to be disconnected; nothing was done.\n"
-    )
-    assert (disconnected(), ilert.requests) == ([], [])
 
 
 def test_what_ilert_has_not_confirmed_is_named_and_a_second_run_goes_on(
     account: ConnectedAccount, ilert: StandIn
 ) -> None:
     ilert.add_fault("revoke", Fault(503))
-    run = Run("--all")
-    assert run.out == "1 disconnected, 0 failed, 1 still to be revoked.\n"
-    assert (run.err, run.code) == ("ilert has not confirmed yet: grace @ acme\n", 1)
+    done = run("--all")
+    assert done.out == "1 disconnected, 0 failed, 1 still to be revoked.\n"
+    assert (done.err, done.code) == ("ilert has not confirmed yet: grace @ acme\n", 1)
     PendingRevocation.objects.update(next_attempt_at=None)
-    again = Run("--all")
+    again = run("--all")
     assert again.out.startswith("0 disconnected, 0 failed, 0 still to be revoked.\n")
     assert (again.code, ilert.live_refresh_tokens("acme", "grace")) == (0, 0)
 
 
-def test_json_has_the_words_of_the_text(people: People, ilert: StandIn) -> None:
+def test_json_has_the_words_of_the_text(people: People) -> None:
     people(1)
-    told = json.loads(Run("--all", "--json").out)
+    told = json.loads(run("--all", "--json").out)
     ends_at = datetime.fromisoformat(told.pop("access_ends_at"))
     assert abs(ends_at - timezone.now() - timedelta(hours=1)) < timedelta(minutes=1)
     counts = {"disconnected": 1, "failed": 0, "still_to_be_revoked": 0}
@@ -155,7 +138,7 @@ def test_access_ends_with_the_last_access_token(make_account: AccountFactory) ->
     latest = timezone.now() + timedelta(hours=5)
     make_account(access_token_expires_at=latest)
     make_account(username="unknown", access_token_expires_at=None)
-    told = json.loads(Run("--all", "--json").out)
+    told = json.loads(run("--all", "--json").out)
     assert datetime.fromisoformat(told["access_ends_at"]) == latest
 
 
@@ -168,9 +151,9 @@ def test_an_account_that_the_database_does_not_let_go_stops_none_of_the_others(
 
     locked, _other = people(2)
     monkeypatch.setattr(_disconnect, "keep_for_revocation", fail_once)
-    run = Run("--all")
-    assert run.err == f"Account {locked.pk} was not disconnected: database\n"
-    assert (run.code, disconnected()) == (1, ["user-1"])
+    done = run("--all")
+    assert done.err == f"Account {locked.pk} was not disconnected: database\n"
+    assert (done.code, disconnected()) == (1, ["user-1"])
 
 
 @pytest.mark.usefixtures("spared")
@@ -179,11 +162,11 @@ def test_a_signal_stops_it_and_a_second_run_goes_on(
 ) -> None:
     monitor.on_arrival = lambda count: strike(15)
     people(3)
-    run = Run("--all")
-    assert (run.code, "Run again" in run.failure) == (143, True)
+    done = run("--all")
+    assert (done.code, "Run this again" in done.failure) == (143, True)
     assert PendingRevocation.objects.count() == 2
     monitor.on_arrival = lambda count: None
-    assert (Run("--all").code, PendingRevocation.objects.count()) == (0, 0)
+    assert (run("--all").code, PendingRevocation.objects.count()) == (0, 0)
 
 
 def test_what_is_stopped_before_it_begins_does_nothing(account: ConnectedAccount) -> None:
@@ -194,9 +177,9 @@ def test_what_is_stopped_before_it_begins_does_nothing(account: ConnectedAccount
     assert disconnected() == []
 
 
-@pytest.mark.parametrize("text", ["soon", "2026-02-30", "2026-02-30T10:00", ""])
+@pytest.mark.parametrize("text", ["soon", "2026-02-30"])
 def test_what_is_no_time_is_named(text: str) -> None:
-    with pytest.raises(ArgumentTypeError, match="is no time"):
+    with pytest.raises(ArgumentTypeError, match="is not a time"):
         moment(text)
 
 
@@ -208,7 +191,7 @@ def test_a_time_is_that_of_the_site_unless_it_says_more(settings: Any) -> None:
 
 @pytest.mark.parametrize("stop", [None, 10], ids=["all", "slice"])
 def test_an_account_that_a_queryset_lists_twice_is_disconnected_once(
-    account: ConnectedAccount, ilert: StandIn, stop: int | None
+    account: ConnectedAccount, stop: int | None
 ) -> None:
     account.user.groups.set([Group.objects.create(name=name) for name in ("first", "second")])
     listed = ConnectedAccount.objects.filter(user__groups__isnull=False).order_by("pk")[:stop]

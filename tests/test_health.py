@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
 
@@ -13,7 +13,13 @@ from django.test import Client
 from django.utils import timezone
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.models import AccountEvent, ConnectedAccount, PendingRevocation, Status
+from django_ilert_oauth.models import (
+    AccountEvent,
+    ConnectedAccount,
+    LastRun,
+    PendingRevocation,
+    Status,
+)
 from ilert_standin import StandIn
 from tests.conftest import AccountFactory
 
@@ -37,7 +43,7 @@ def run(*options: str) -> tuple[str, str]:
 def test_each_kind_of_account_is_counted(make_account: AccountFactory) -> None:
     since = expired(minutes=20)["access_token_expires_at"]
     failed_at, refreshed_at = timezone.now() - timedelta(hours=2), timezone.now()
-    make_account(username="good", refreshed_at=refreshed_at)
+    make_account(username="good")
     make_account(username="due", **expired(minutes=-10))
     make_account(username="unknown", access_token_expires_at=None)
     make_account(username="overdue", access_token_expires_at=since)
@@ -45,9 +51,11 @@ def test_each_kind_of_account_is_counted(make_account: AccountFactory) -> None:
     make_account(username="failing", last_error="timeout", last_error_at=failed_at)
     make_account(username="ended", status=Status.RECONNECT_REQUIRED, **expired(hours=9))
     make_account(username="disconnected", status=Status.DISCONNECTED)
+    make_account(username="ending", refresh_token_expires_at=timezone.now() + timedelta(days=29))
     PendingRevocation.objects.create(account_uuid=ConnectedAccount().uuid)
+    LastRun.objects.create(kind=LastRun.Kind.CHECK, at=refreshed_at)
     assert flows.health() == flows.Health(
-        connected=6,
+        connected=7,
         due=3,
         overdue=1,
         overdue_since=since,
@@ -55,22 +63,25 @@ def test_each_kind_of_account_is_counted(make_account: AccountFactory) -> None:
         failing=1,
         oldest_failure=failed_at,
         pending_revocations=1,
-        last_refreshed_at=refreshed_at,
+        ending=1,
+        last_runs={"check": refreshed_at},
     )
 
 
 def test_health_takes_as_many_queries_for_any_number(
     account: ConnectedAccount, django_assert_num_queries: Any
 ) -> None:
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(9):
         flows.health()
 
 
 def test_the_command_fails_once_refreshing_does_not_keep_up(make_account: AccountFactory) -> None:
     make_account(**expired(minutes=20))
+    LastRun.objects.create(kind=LastRun.Kind.ROTATE, at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
     out, failure = run()
     assert out == (
-        "1 connected, 1 due, 1 overdue, 0 needs reconnecting, 0 failing, 0 pending revocations.\n"
+        "1 connected, 1 due, 1 overdue, 0 needs reconnecting, 0 failing, 0 ending, "
+        "0 pending revocations.\nLast rotate: 2026-01-02 03:04:05 UTC\n"
     )
     assert failure.startswith("Refreshing does not keep up: a token has been expired since 20")
     assert run("--max-overdue=21m") == (out, "")
@@ -79,7 +90,7 @@ def test_the_command_fails_once_refreshing_does_not_keep_up(make_account: Accoun
 def test_json_has_the_times_as_well(make_account: AccountFactory) -> None:
     make_account(**expired(minutes=1))
     told = json.loads(run("--json")[0])
-    assert (told["overdue"], told["last_refreshed_at"]) == (1, None)
+    assert (told["overdue"], told["last_runs"]) == (1, {})
     assert datetime.fromisoformat(told["overdue_since"]) < timezone.now()
 
 

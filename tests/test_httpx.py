@@ -187,7 +187,7 @@ def test_what_is_handed_out_holds_no_token(
 
 @pytest.mark.parametrize("last", [(200, {}), (401, {})])
 def test_what_redirects_have_made_holds_no_token(
-    account: ConnectedAccount, ilert: StandIn, request_: Request, last: tuple[int, dict[str, str]]
+    account: ConnectedAccount, request_: Request, last: tuple[int, dict[str, str]]
 ) -> None:
     there = (302, {"Location": "/api/there"})
     elsewhere = Elsewhere(there, there, last, there, there, last)
@@ -238,6 +238,18 @@ def test_an_error_brings_no_token_along(
     with pytest.raises(httpx.TransportError) as raised:
         request_(account, "GET", "/api/users/current", options={"timeout": 0.5})
     assert [text for text in reachable(raised.value, own_file=__file__) if TOKEN in text] == []
+
+
+@pytest.mark.parametrize("odd", ["\n", "é"])
+def test_a_token_that_no_header_can_hold_is_not_named(
+    make_account: AccountFactory, request_: Request, caplog: pytest.LogCaptureFixture, odd: str
+) -> None:
+    caplog.set_level("DEBUG")
+    account = make_account(access_token=TOKEN + odd)
+    with pytest.raises(httpx.LocalProtocolError, match="No header") as raised:
+        request_(account, "GET", "/api/users/current")
+    shown = [caplog.text, *reachable(raised.value, own_file=__file__)]
+    assert [text for text in shown if TOKEN in text] == []
 
 
 def test_what_the_caller_is_handling_keeps_its_frames(

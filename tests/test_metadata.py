@@ -7,7 +7,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -60,43 +59,30 @@ def test_the_classifiers_name_the_versions_that_are_tested() -> None:
     assert config("setup.cfg")["options"]["python_requires"] == f">={names[0]}"
 
 
-def test_the_classifiers_name_the_languages_that_are_shipped() -> None:
+def test_the_classifiers_name_the_languages_that_are_shipped_compiled() -> None:
     languages = {"de": "German"}
     shipped = sorted(path.parent.parent.name for path in PACKAGE.glob("locale/*/*/django.po"))
     assert classified("Natural Language :: ") == ["English", *map(languages.get, shipped)]
-
-
-def test_translations_are_shipped_compiled() -> None:
-    sources = sorted(PACKAGE.glob("locale/*/*/*.po"))
+    sources = PACKAGE.glob("locale/*/*/*.po")
     assert [path for path in sources if not path.with_suffix(".mo").is_file()] == []
 
 
-def test_ruff_is_of_one_release() -> None:
+def test_tools_are_of_one_release() -> None:
     assert len(set(re.findall(r"ruff==([\d.]+)", TOX + HOOKS))) == 1
+    for tool in ("django-upgrade", "djade", "typos"):
+        [release] = re.findall(rf"^    {tool}==([\d.]+)", TOX, re.MULTILINE)
+        [revision] = re.findall(rf"/{tool}(?:-pre-commit)?\n    rev: v?([\d.]+)", HOOKS)
+        assert release == revision
 
 
-@pytest.mark.parametrize("tool", ["django-upgrade", "djade", "typos"])
-def test_tox_and_the_hooks_use_the_same_release(tool: str) -> None:
-    [release] = re.findall(rf"^    {tool}==([\d.]+)", TOX, re.MULTILINE)
-    [revision] = re.findall(rf"/{tool}(?:-pre-commit)?\n    rev: v?([\d.]+)", HOOKS)
-    assert release == revision
-
-
-@pytest.mark.parametrize("revision", re.findall(r"rev: (.+)", HOOKS))
-def test_hooks_are_pinned(revision: str) -> None:
-    assert re.fullmatch(r"v?\d+(\.\d+)+", revision)
-
-
-@pytest.mark.parametrize(
-    "action",
-    sorted(
-        action
-        for path in ROOT.glob(".github/workflows/*.yml")
-        for action in re.findall(r"uses: (\S+)", path.read_text())
-    ),
-)
-def test_actions_are_pinned_by_commit(action: str) -> None:
-    assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)
+def test_hooks_and_actions_are_pinned() -> None:
+    revisions = re.findall(r"rev: (.+)", HOOKS)
+    workflows = "".join(path.read_text() for path in ROOT.glob(".github/workflows/*.yml"))
+    actions = re.findall(r"uses: (\S+)", workflows)
+    assert revisions
+    assert actions
+    assert [it for it in revisions if not re.fullmatch(r"v?\d+(\.\d+)+", it)] == []
+    assert [it for it in actions if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", it)] == []
 
 
 def test_hooks_write_for_the_oldest_django() -> None:
@@ -114,17 +100,15 @@ OLDEST = [
 
 
 def test_the_reference_names_the_oldest_release_of_each_requirement() -> None:
-    first = dict(reversed(OLDEST))
-    assert first == floors()
+    assert dict(reversed(OLDEST)) == floors()
 
 
-@pytest.mark.parametrize(("package", "version"), OLDEST)
-def test_the_release_before_the_oldest_is_not_installed(package: str, version: str) -> None:
-    allowed = re.findall(rf"^ +{package}(\S+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
-    oldest = Version(version)
-    major, minor, patch = oldest.release if len(oldest.release) == 3 else (*oldest.release, 0)
-    before = f"{major}.{minor}.{patch - 1}" if patch else f"{major}.{minor - 1}.99"
-    assert (version in SpecifierSet(allowed[0]), before in SpecifierSet(allowed[0])) == (
-        True,
-        False,
-    )
+def test_the_release_before_the_oldest_is_not_installed() -> None:
+    text = (ROOT / "setup.cfg").read_text()
+    for package, version in OLDEST:
+        [allowed, *_others] = re.findall(rf"^ +{package}(\S+)$", text, re.MULTILINE)
+        release = Version(version)
+        major, minor, patch = release.major, release.minor, release.micro
+        before = f"{major}.{minor}.{patch - 1}" if patch else f"{major}.{minor - 1}.99"
+        assert version in SpecifierSet(allowed)
+        assert before not in SpecifierSet(allowed)

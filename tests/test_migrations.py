@@ -73,7 +73,7 @@ def test_what_the_first_migration_stored_is_there_after_the_last() -> None:
     assert revocation.refresh_token == "the-old-refresh-token"
 
 
-def test_every_migration_can_be_taken_back_with_rows_in_the_tables() -> None:
+def test_every_migration_can_be_taken_back_with_rows_in_the_tables_and_made_again() -> None:
     user = get_user_model().objects.create_user("site-user")
     store(models_of_the_first(), user)
     call_command("migrate", APP, verbosity=0)
@@ -83,8 +83,5 @@ def test_every_migration_can_be_taken_back_with_rows_in_the_tables() -> None:
     assert APP not in {app for app, _ in MigrationRecorder(connection).applied_migrations()}
     assert get_user_model().objects.get() == user
 
-
-def test_the_tables_can_be_made_again() -> None:
-    call_command("migrate", APP, "zero", verbosity=0)
     call_command("migrate", APP, verbosity=0)
     assert not ConnectedAccount.objects.exists()

@@ -20,8 +20,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from django_ilert_oauth.error_messages import explain
 from django_ilert_oauth.exceptions import AuthorizationDeniedError, IlertRejectedError
-from django_ilert_oauth.internal.error_messages import error_message
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from django_ilert_oauth.templatetags.ilert_oauth_times import ago
 from ilert_standin import Fault, StandIn
@@ -49,10 +49,7 @@ def columns_of(state: str) -> dict[str, Any]:
         "revoked": {"status": Status.RECONNECT_REQUIRED, "reason": Reason.REVOKED_AT_ILERT},
         "expired": {"status": Status.RECONNECT_REQUIRED, "reason": Reason.EXPIRED},
         "disconnected": {"status": Status.DISCONNECTED, "reason": Reason.USER},
-        "disconnected by an administrator": {
-            "status": Status.DISCONNECTED,
-            "reason": Reason.ADMIN,
-        },
+        "disconnected by an administrator": {"status": Status.DISCONNECTED, "reason": Reason.ADMIN},
     }[state]
 
 
@@ -78,7 +75,7 @@ def test_disconnected_accounts_come_last_and_dim(browser: Client, make_in_state:
     make_in_state("connected", username="grace")
     page = Page.of(browser.get(ACCOUNTS))
     assert page.texts("h2") == ["grace @ acme", "ada @ acme"]
-    assert ["ilert-ended" in card.classes for card in page.all("article")] == [False, True]
+    assert ["ilert-disconnected" in card.classes for card in page.all("article")] == [False, True]
 
 
 def test_the_chosen_account_is_marked_with_a_way_to_change_it(
@@ -116,19 +113,19 @@ def test_the_choice_page_marks_the_one_chosen_now(browser: Client, people: Peopl
             "revoked",
             "needs reconnecting: access was revoked at ilert",
             "ilert-reconnect_required",
-            "Until you reconnect, this site can do nothing in ilert for you.",
+            "Until it is reconnected, this site can do nothing in ilert for you.",
         ),
         (
             "expired",
             "needs reconnecting: access has expired",
             "ilert-reconnect_required",
-            "Until you reconnect, this site can do nothing in ilert for you.",
+            "Until it is reconnected, this site can do nothing in ilert for you.",
         ),
         (
             "unreadable",
             "cannot be read: reconnect",
             "ilert-error",
-            "This site can no longer open what it keeps for this account.",
+            "This site can no longer decrypt what it has stored for this account.",
         ),
         (
             "disconnected",
@@ -149,18 +146,18 @@ def test_a_card_says_its_state_in_words_and_in_colour(
 ) -> None:
     make_in_state(state)
     page = card(browser)
-    shown = page.one("p", "ilert-status")
-    assert (shown.text, shown.classes) == (status, {"ilert-status", colour})
+    shown = page.one("span", "ilert-badge")
+    assert (shown.text, shown.classes) == (status, {"ilert-badge", colour})
     assert note in page.text
 
 
 @pytest.mark.parametrize(
     ("state", "button", "classes", "links"),
     [
-        ("connected", "Reconnect", {"ilert-quiet"}, ["Disconnect"]),
-        ("revoked", "Reconnect", set(), ["Disconnect"]),
-        ("unreadable", "Reconnect", set(), ["Disconnect"]),
-        ("disconnected", "Connect again", {"ilert-quiet"}, []),
+        ("connected", "Reconnect", {"ilert-button", "ilert-quiet"}, ["Disconnect"]),
+        ("revoked", "Reconnect", {"ilert-button"}, ["Disconnect"]),
+        ("unreadable", "Reconnect", {"ilert-button"}, ["Disconnect"]),
+        ("disconnected", "Connect again", {"ilert-button", "ilert-quiet"}, []),
     ],
 )
 def test_the_first_button_of_a_card_stands_out_where_it_is_needed(
@@ -307,7 +304,7 @@ def test_large_numbers_of_accounts_are_not_written_with_separators(
 def test_an_empty_page_explains_and_invites(browser: Client) -> None:
     page = Page.of(browser.get(ACCOUNTS))
     assert page.texts("h2") == ["No ilert account is connected yet."]
-    assert "you can end it here at any time" in page.text
+    assert "you can disconnect the account here at any time" in page.text
     link = page.one("a")
     assert (link.text, link.attributes["href"]) == ("Connect an ilert account", CONNECT)
 
@@ -349,8 +346,8 @@ def alert(page: Page) -> str:
 
 ERROR_MESSAGES = {
     "access_denied": "Access was declined at ilert",
-    "server_error": "ilert has an error of its own right now.",
-    "temporarily_unavailable": "ilert has an error of its own right now.",
+    "server_error": "ilert is having problems right now.",
+    "temporarily_unavailable": "ilert is having problems right now.",
     "invalid_client": "This site is not set up correctly for ilert",
     "invalid_request": "This site is not set up correctly for ilert",
     "invalid_scope": "This site is not set up correctly for ilert",
@@ -374,7 +371,7 @@ def test_what_ilert_sends_back_has_a_message_without_its_code(
     ("fault", "explanation"),
     [
         (Fault(429), "ilert is too busy to respond right now."),
-        (Fault(503), "ilert has an error of its own right now."),
+        (Fault(503), "ilert is having problems right now."),
         (Fault(drop=True), "ilert could not be reached."),
         (Fault(200, "<html>"), "ilert could not be reached."),
         (Fault(401, '{"code": "invalid_client"}'), "This site is not set up correctly for ilert"),
@@ -393,9 +390,8 @@ def test_what_goes_wrong_between_the_servers_has_a_message(
 
 def test_a_refusal_between_the_servers_is_not_laid_to_the_user() -> None:
     code = "access_denied"
-    assert error_message(IlertRejectedError("", code=code)) != error_message(
-        AuthorizationDeniedError("", code=code)
-    )
+    rejected, denied = IlertRejectedError("", code=code), AuthorizationDeniedError("", code=code)
+    assert explain(rejected) != explain(denied)
 
 
 def test_a_used_request_and_one_that_expired_are_told_apart(
@@ -406,7 +402,7 @@ def test_a_used_request_and_one_that_expired_are_told_apart(
     ilert.add_fault("token", Fault(503))
     browser.get(url, follow=True)
     used = alert(Page.of(browser.get(url, follow=True)))
-    assert used.startswith("This request to connect has ended: it was used already.")
+    assert used.startswith("This request to connect has ended: it has already been used.")
     unknown = alert(Page.of(browser.get(CALLBACK, {"state": "unknown"}, follow=True)))
     assert unknown.startswith("This request to connect has ended: it took more than ten minutes")
 
@@ -420,7 +416,7 @@ def test_who_is_logged_out_meanwhile_is_told_after_the_next_login(
     browser.get(url)
     browser.force_login(user)
     page = Page.of(browser.get(ACCOUNTS))
-    assert alert(page).startswith("You were not logged in here any more")
+    assert alert(page).startswith("You were no longer logged in here")
 
 
 def test_a_reference_leads_from_the_page_to_the_log(
@@ -459,7 +455,8 @@ def test_the_disconnect_page_says_what_stops_and_what_may_go_on(
     assert "what it does there on your behalf stops working" in page.text
     assert page.texts("li") == ["See your profile", "See, create and edit alert sources"]
     assert "up to an hour" in page.text
-    assert (page.one("button").text, page.one("button").classes) == ("Disconnect", {"ilert-danger"})
+    button = page.one("button")
+    assert (button.text, button.classes) == ("Disconnect", {"ilert-button", "ilert-danger"})
     assert [(a.text, a.attributes["href"]) for a in page.all("a")] == [("Back", ACCOUNTS)]
 
 
@@ -499,6 +496,9 @@ def pages(browser: Client, make_in_state: Any) -> dict[str, Page]:
     alive = ConnectedAccount.objects.connected().latest("pk")
     shown["disconnect"] = Page.of(browser.get(f"/ilert/{alive.pk}/disconnect/"))
     shown["connect"] = Page.of(browser.get(CONNECT))
+    shown["choose"] = Page.of(browser.get("/ilert/choose/"))
+    context = {"account": alive, "connect_url": CONNECT, "sentences": ["See alerts"]}
+    shown["less"] = Page(render_to_string("ilert_oauth/scopes_missing.html", context))
     shown["failed"] = callback_with(browser, error="access_denied")
     shown["refused"] = Page.of(browser.post(CONNECT, {"tenant": "no.host", "account": "0"}))
     shown["reconnect"] = Page.of(browser.get(CONNECT, {"account": alive.pk}))
@@ -606,7 +606,31 @@ def test_a_message_is_coloured_by_its_level_whatever_the_site_calls_it(
     )
 
 
-# A site's own frame
+# A site's own elements and frame
+
+
+@pytest.mark.parametrize(
+    ("element", "pages_with_one"),
+    [
+        ("button", {"empty", "accounts", "disconnect", "connect", "choose", "less", "failed"}),
+        ("card", {"empty", "accounts", "disconnect", "connect", "choose", "less", "failed"}),
+        ("badge", {"accounts", "choose", "disconnected"}),
+        ("message", {"accounts", "failed", "refused", "disconnected"}),
+    ],
+)
+def test_one_file_of_the_site_restyles_an_element_on_every_page(
+    own_template: Any, request: Any, element: str, pages_with_one: set[str]
+) -> None:
+    own_template(
+        f"ilert_oauth/elements/{element}.html",
+        '<em class="mine"{% if href %} data-href="{{ href }}"{% endif %}{{ attrs }}>'
+        "{{ content }}</em>",
+    )
+    shown: dict[str, Page] = request.getfixturevalue("pages")
+    assert pages_with_one - {name for name, page in shown.items() if page.all("em")} == set()
+    for name, page in shown.items():
+        left = [e for e in page.elements if f"ilert-{element}" in e.classes or e.tag == element]
+        assert left == [], name
 
 
 SITE_BASE = """<!doctype html>
@@ -619,13 +643,22 @@ SITE_BASE = """<!doctype html>
 
 
 @pytest.fixture
-def own_base(settings: Any, tmp_path: Path) -> Callable[..., None]:
+def own_template(settings: Any, tmp_path: Path) -> Callable[[str, str], None]:
+    settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
+
+    def write(name: str, source: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(source)
+
+    return write
+
+
+@pytest.fixture
+def own_base(own_template: Any) -> Callable[..., None]:
     def write(source: str, **others: str) -> None:
-        (tmp_path / "ilert_oauth").mkdir()
-        (tmp_path / "ilert_oauth" / "base.html").write_text(source)
+        own_template("ilert_oauth/base.html", source)
         for name, other in others.items():
-            (tmp_path / f"{name}.html").write_text(other)
-        settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
+            own_template(f"{name}.html", other)
 
     return write
 

@@ -9,7 +9,6 @@ import pytest
 from django.test import Client
 
 from django_ilert_oauth.models import ConnectedAccount
-from ilert_standin import StandIn
 from ilert_standin.browser import authorize
 
 PAGES: dict[str, Callable[[Client, ConnectedAccount], Any]] = {
@@ -30,8 +29,9 @@ class Lagging:
         return None
 
 
-@pytest.fixture
-def replica(settings: Any) -> None:
+@pytest.fixture(params=[None, "tests.support.team_accounts.accounts_for"])
+def replica(settings: Any, request: pytest.FixtureRequest) -> None:
+    settings.ILERT_OAUTH_ACCOUNTS_FOR = request.param
     settings.DATABASE_ROUTERS = [f"{__name__}.Lagging"]
     settings.ROOT_URLCONF = "tests.support.guarded_site"
 
@@ -50,7 +50,7 @@ def test_no_page_reads_a_replica(
 
 @pytest.mark.parametrize("outcome", ["first", "reload", "declined"])
 def test_the_callback_reads_no_replica(
-    browser: Client, ilert: StandIn, account: ConnectedAccount, replica: None, outcome: str
+    browser: Client, account: ConnectedAccount, replica: None, outcome: str
 ) -> None:
     leave: Any = browser.post("/ilert/connect/", {"account": account.pk})
     callback = authorize(leave["Location"], allow=outcome != "declined")

@@ -11,11 +11,7 @@ from django_ilert_oauth.session import IlertSession
 from ilert_standin import StandIn
 from tests.conftest import AccountFactory
 
-SOURCE: dict[str, Any] = {
-    "name": "Lift",
-    "integrationType": "API",
-    "escalationPolicy": {"id": 1},
-}
+SOURCE: dict[str, Any] = {"name": "Lift", "integrationType": "API", "escalationPolicy": {"id": 1}}
 
 
 def test_users_are_listed_and_read(make_account: AccountFactory) -> None:

@@ -35,6 +35,11 @@ def test_waits_for_a_gateway_double_and_end_after_three() -> None:
     assert waits(*[response(502)] * 4) == [1, 2, 4, None]
 
 
+def test_the_shortest_wait_is_half_of_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda least, most: least)
+    assert waits(*[response(502)] * 3) == [0.5, 1, 2]
+
+
 def test_a_rate_limit_uses_up_time_and_no_retry() -> None:
     limited = [response(429, asked="30")] * 3
     assert waits(*limited, response(503), response(503), response(503)) == [30, 30, 30, 1, 2, 4]

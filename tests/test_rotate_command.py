@@ -28,15 +28,15 @@ def run(*options: str) -> str:
 
 def test_a_rotation_says_that_old_keys_may_be_dropped() -> None:
     assert run() == (
-        "1 re-encrypted, 0 were under the first key already, 0 on old keys, 0 cannot be read.\n"
-        "All but the first key may be dropped.\n"
+        "1 re-encrypted, 0 already used the first key, 0 still use old keys, 0 cannot be read.\n"
+        "You may remove all keys but the first.\n"
     )
 
 
 def test_a_dry_run_says_what_is_still_on_old_keys() -> None:
     out = run("--dry-run")
     assert "0 re-encrypted" in out
-    assert "1 on old keys" in out
+    assert "1 still use old keys" in out
     assert "Old keys are still needed" in out
 
 
@@ -48,13 +48,13 @@ def test_rows_that_stay_busy_keep_the_old_key_needed(
     account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held(account)
-    monkeypatch.setattr(_rotate_keys, "STORING_SECONDS", -40)
+    monkeypatch.setattr(_rotate_keys, "lease_seconds", lambda: -5)
     assert "Old keys are still needed" in run()
 
 
 def test_a_row_that_cannot_be_read_is_named_and_fails_the_run(account: ConnectedAccount) -> None:
     ConnectedAccount.objects.update(refresh_token_ciphertext="gAAAA", username="gr\nace")
     errors = StringIO()
-    with pytest.raises(CommandError, match="Drop no key"):
+    with pytest.raises(CommandError, match="Do not remove any key"):
         call_command("rotate_ilert_keys", stdout=StringIO(), stderr=errors)
     assert f"ilert account {account.pk} (gr\\nace @ acme)" in errors.getvalue()

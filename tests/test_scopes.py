@@ -128,3 +128,23 @@ def test_each_scope_that_ilert_documents_has_words_of_its_own(resource: str) -> 
     [sentence] = scopes.describe(resource)
     assert str(sentence).startswith("See ")
     assert "{" not in str(sentence)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("sources:w", "source:w"),
+        ("Source:W", "source:w"),
+        ("profile source", ""),
+        ("source w", "source:w"),
+        ("*", "wildcard"),
+        ("statuspage", "status_page"),
+        ("source:write", "source:w"),
+        ("offline-access", "offline_access"),
+        ("source", ""),
+        ("shop:w", ""),
+        ("", ""),
+    ],
+)
+def test_a_mistyped_scope_is_like_the_one_that_was_meant(given: str, meant: str) -> None:
+    assert scopes.nearest(given) == meant

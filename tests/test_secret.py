@@ -55,16 +55,15 @@ REFUSED: dict[str, Callable[[Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("show", SHOWN.values(), ids=SHOWN)
 @pytest.mark.parametrize("text", [PLAIN, PLAIN * 100])
-def test_a_secret_is_not_shown(show: Callable[[Secret], Any], text: str) -> None:
-    shown = show(Secret(text))
-    assert PLAIN[:3] not in f"{shown!s} {shown!r}"
+def test_a_secret_is_not_shown(text: str) -> None:
+    shown = {way: show(Secret(text)) for way, show in SHOWN.items()}
+    assert [way for way, it in shown.items() if PLAIN[:3] in f"{it!s} {it!r}"] == []
 
 
-@pytest.mark.parametrize("show", [str, repr, format, "{:>30}".format])
-def test_the_mask_is_the_same_for_every_secret(show: Callable[[Secret], str]) -> None:
-    assert show(Secret(PLAIN)) == show(Secret()) == MASK
+def test_the_mask_is_the_same_for_every_secret() -> None:
+    for show in (str, repr, format, "{:>30}".format):
+        assert show(Secret(PLAIN)) == show(Secret()) == MASK
 
 
 @pytest.mark.parametrize("take", REFUSED.values(), ids=REFUSED)
@@ -80,19 +79,12 @@ def test_a_template_masks_a_secret() -> None:
 
 
 @pytest.mark.parametrize("text", ["", PLAIN, "tökén", "a\ud800"])
-def test_a_secret_reveals_what_it_was_made_of(text: str) -> None:
+def test_a_secret_reveals_and_equals_what_it_was_made_of(text: str) -> None:
     assert Secret(text).reveal() == Secret(Secret(text)).reveal() == text
-
-
-@pytest.mark.parametrize("text", ["", PLAIN, "tökén", "a\ud800"])
-def test_secrets_are_equal_where_their_strings_are(text: str) -> None:
     assert Secret(text) == Secret(text) == text
     assert hash(Secret(text)) == hash(text)
     assert Secret(text) != text + "x"
-
-
-def test_a_secret_equals_nothing_but_secrets_and_strings() -> None:
-    assert Secret(PLAIN) != PLAIN.encode()
+    assert Secret(text) != text.encode(errors="replace")
 
 
 def test_only_an_empty_secret_is_false() -> None:

@@ -73,6 +73,12 @@ def session(account: ConnectedAccount) -> Iterator[IlertSession]:
         yield session
 
 
+@pytest.fixture
+def far(far_account: ConnectedAccount) -> Iterator[IlertSession]:
+    with IlertSession(far_account) as session:
+        yield session
+
+
 def stored_token(account: ConnectedAccount) -> str:
     return ConnectedAccount.objects.get(pk=account.pk).access_token.reveal()
 
@@ -94,11 +100,10 @@ def test_an_absolute_url_to_the_accounts_ilert_is_fine(
 
 
 def test_the_token_and_the_wish_for_json_travel_in_the_headers(
-    far_account: ConnectedAccount, script: Script
+    far: IlertSession, script: Script
 ) -> None:
     adapter = script()
-    with IlertSession(far_account) as session:
-        session.get("/api/alerts")
+    far.get("/api/alerts")
     (seen,) = adapter.seen
     assert seen.headers["Authorization"] == "Bearer first-token"
     assert seen.headers["Accept"] == "application/json"
@@ -250,69 +255,58 @@ def chunks() -> Iterator[bytes]:
 @pytest.mark.parametrize("body", [chunks, lambda: io.BytesIO(b"first second")])
 @pytest.mark.parametrize("status", [401, 429, 503])
 def test_a_stream_is_not_sent_again(
-    far_account: ConnectedAccount,
-    script: Script,
-    pauses: list[float],
-    body: Callable[[], Any],
-    status: int,
+    far: IlertSession, script: Script, pauses: list[float], body: Callable[[], Any], status: int
 ) -> None:
     script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
     adapter = script(Reply(status, headers={"Retry-After": "1"}))
-    with IlertSession(far_account) as session:
-        assert session.put("/api/import", data=body()).status_code == status
+    assert far.put("/api/import", data=body()).status_code == status
     assert [seen.body for seen in adapter.seen] == [b"first second"]
     assert pauses == []
 
 
 def test_a_401_to_a_stream_renews_the_token_for_what_comes_next(
-    far_account: ConnectedAccount, script: Script
+    far: IlertSession, script: Script
 ) -> None:
     script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
     adapter = script(Reply(401), Reply(201))
-    with IlertSession(far_account) as session:
-        assert session.post("/api/import", data=chunks()).status_code == 401
-        assert session.post("/api/import", data=chunks()).status_code == 201
+    assert far.post("/api/import", data=chunks()).status_code == 401
+    assert far.post("/api/import", data=chunks()).status_code == 201
     assert adapter.seen[1].headers["Authorization"] == "Bearer renewed-token"
 
 
 @pytest.mark.parametrize("status", [401, 429])
 def test_a_file_is_sent_whole_or_not_again(
-    far_account: ConnectedAccount, script: Script, pauses: list[float], status: int
+    far: IlertSession, script: Script, pauses: list[float], status: int
 ) -> None:
     script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
     adapter = script(Reply(status), Reply())
-    with IlertSession(far_account) as session:
-        session.post("/api/import", files={"file": io.BytesIO(b"the whole file")})
+    far.post("/api/import", files={"file": io.BytesIO(b"the whole file")})
     assert all(b"the whole file" in seen.body for seen in adapter.seen)
 
 
-def test_a_stream_is_not_sent_again_after_a_redirect(
-    far_account: ConnectedAccount, script: Script
-) -> None:
+def test_a_stream_is_not_sent_again_after_a_redirect(far: IlertSession, script: Script) -> None:
     script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
     adapter = script(Reply(303, headers={"Location": "/api/imported"}), Reply(401))
-    with IlertSession(far_account) as session:
-        session.post("/api/import", data=chunks())
+    far.post("/api/import", data=chunks())
     posted = [seen.body for seen in adapter.seen if seen.method == "POST"]
     assert posted == [b"first second"]
 
 
 def test_a_429_is_waited_out_as_long_as_ilert_asks(
-    far_account: ConnectedAccount, script: Script, pauses: list[float]
+    far: IlertSession, script: Script, pauses: list[float]
 ) -> None:
     adapter = script(Reply(429, headers={"Retry-After": "4"}), Reply(body="done"))
-    with IlertSession(far_account) as session:
-        assert session.get("/api/alerts").json() == "done"
+    assert far.get("/api/alerts").json() == "done"
     assert pauses == [4]
     assert len(adapter.seen) == 2
 
 
 def test_a_429_without_a_time_is_waited_out_for_10_to_30_seconds(
-    far_account: ConnectedAccount, script: Script, pauses: list[float]
+    far: IlertSession, script: Script, pauses: list[float]
 ) -> None:
     script(*[Reply(429)] * 20, Reply(body="done"))
-    with IlertSession(far_account, max_wait=1000) as session:
-        assert session.get("/api/alerts").json() == "done"
+    far.max_wait = 1000
+    assert far.get("/api/alerts").json() == "done"
     assert len(pauses) == 20
     assert all(10 <= pause <= 30 for pause in pauses)
     assert len(set(pauses)) > 1
@@ -323,7 +317,7 @@ def test_a_429_without_a_time_is_waited_out_for_10_to_30_seconds(
     [("61", 60, []), ("60", 60, [60]), ("30", 60, [30, 30]), ("25", 10, []), ("3", 10, [3, 3, 3])],
 )
 def test_waiting_ends_after_max_wait(
-    far_account: ConnectedAccount,
+    far: IlertSession,
     script: Script,
     pauses: list[float],
     asked: str,
@@ -331,8 +325,8 @@ def test_waiting_ends_after_max_wait(
     expected: list[float],
 ) -> None:
     script(Reply(429, headers={"Retry-After": asked}))
-    with IlertSession(far_account, max_wait=max_wait) as session:
-        assert session.get("/api/alerts").status_code == 429
+    far.max_wait = max_wait
+    assert far.get("/api/alerts").status_code == 429
     assert pauses == expected
 
 
@@ -341,7 +335,7 @@ def test_waiting_ends_after_max_wait(
     [(9, min, []), (10, max, [10]), (20, min, [10, 10]), (25, max, [25]), (45, max, [30, 15])],
 )
 def test_a_429_without_a_time_is_waited_out_wherever_ten_seconds_are_left(
-    far_account: ConnectedAccount,
+    far: IlertSession,
     script: Script,
     pauses: list[float],
     monkeypatch: pytest.MonkeyPatch,
@@ -351,28 +345,26 @@ def test_a_429_without_a_time_is_waited_out_wherever_ten_seconds_are_left(
 ) -> None:
     monkeypatch.setattr("random.uniform", pick)
     script(Reply(429))
-    with IlertSession(far_account, max_wait=max_wait) as session:
-        assert session.get("/api/alerts").status_code == 429
+    far.max_wait = max_wait
+    assert far.get("/api/alerts").status_code == 429
     assert pauses == expected
 
 
 @pytest.mark.parametrize("asked", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
 def test_waiting_ends_where_ilert_asks_for_no_time_at_all(
-    far_account: ConnectedAccount, script: Script, pauses: list[float], asked: str
+    far: IlertSession, script: Script, pauses: list[float], asked: str
 ) -> None:
     script(Reply(429, headers={"Retry-After": asked}))
-    with IlertSession(far_account) as session:
-        assert session.get("/api/alerts").status_code == 429
+    assert far.get("/api/alerts").status_code == 429
     assert 0 < sum(pauses) <= 5
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "20"}])
 def test_a_web_request_does_not_hold_its_thread_for_a_long_wait(
-    far_account: ConnectedAccount, script: Script, pauses: list[float], headers: dict[str, str]
+    far: IlertSession, script: Script, pauses: list[float], headers: dict[str, str]
 ) -> None:
     script(Reply(429, headers=headers))
-    with IlertSession(far_account) as session:
-        assert session.get("/api/alerts").status_code == 429
+    assert far.get("/api/alerts").status_code == 429
     assert pauses == []
 
 
@@ -381,11 +373,10 @@ def test_a_web_request_does_not_hold_its_thread_for_a_long_wait(
     [("GET", 502), ("HEAD", 503), ("OPTIONS", 504), ("PUT", 502), ("DELETE", 503)],
 )
 def test_a_gateway_error_is_waited_out_for_idempotent_methods(
-    far_account: ConnectedAccount, script: Script, pauses: list[float], method: str, status: int
+    far: IlertSession, script: Script, pauses: list[float], method: str, status: int
 ) -> None:
     adapter = script(Reply(status), Reply(status), Reply(body="done"))
-    with IlertSession(far_account) as session:
-        assert session.request(method, "/api/alerts/1", json={"a": 1}).status_code == 200
+    assert far.request(method, "/api/alerts/1", json={"a": 1}).status_code == 200
     assert [seen.body for seen in adapter.seen] == [b'{"a": 1}'] * 3
     assert 0.5 <= pauses[0] <= 1 <= pauses[1] <= 2
 
@@ -393,57 +384,51 @@ def test_a_gateway_error_is_waited_out_for_idempotent_methods(
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 @pytest.mark.parametrize("status", [502, 503, 504])
 def test_a_gateway_error_is_final_for_other_methods(
-    far_account: ConnectedAccount, script: Script, pauses: list[float], method: str, status: int
+    far: IlertSession, script: Script, pauses: list[float], method: str, status: int
 ) -> None:
     adapter = script(Reply(status, headers={"Retry-After": "1"}))
-    with IlertSession(far_account) as session:
-        assert session.request(method, "/api/alerts").status_code == status
+    assert far.request(method, "/api/alerts").status_code == status
     assert len(adapter.seen) == 1
     assert pauses == []
 
 
 @pytest.mark.parametrize("status", [500, 501, 400, 404])
 def test_other_errors_are_final(
-    far_account: ConnectedAccount, script: Script, pauses: list[float], status: int
+    far: IlertSession, script: Script, pauses: list[float], status: int
 ) -> None:
     adapter = script(Reply(status, headers={"Retry-After": "1"}))
-    with IlertSession(far_account) as session:
-        assert session.get("/api/alerts").status_code == status
+    assert far.get("/api/alerts").status_code == status
     assert len(adapter.seen) == 1
 
 
 def test_a_gateway_error_that_stays_is_handed_on_after_three_retries(
-    far_account: ConnectedAccount, script: Script, pauses: list[float]
+    far: IlertSession, script: Script, pauses: list[float]
 ) -> None:
     adapter = script(Reply(503))
-    with IlertSession(far_account, max_wait=1000) as session:
-        assert session.get("/api/alerts").status_code == 503
+    far.max_wait = 1000
+    assert far.get("/api/alerts").status_code == 503
     assert len(adapter.seen) == 4
     assert len(pauses) == 3
 
 
 @pytest.mark.parametrize(("max_wait", "expected"), [(60, [40]), (30, [])])
 def test_a_gateway_error_is_waited_out_as_long_as_asked_within_max_wait(
-    far_account: ConnectedAccount,
-    script: Script,
-    pauses: list[float],
-    max_wait: int,
-    expected: list[float],
+    far: IlertSession, script: Script, pauses: list[float], max_wait: int, expected: list[float]
 ) -> None:
     script(Reply(503, headers={"Retry-After": "40"}))
-    with IlertSession(far_account, max_wait=max_wait) as session:
-        session.get("/api/alerts")
+    far.max_wait = max_wait
+    far.get("/api/alerts")
     assert pauses == expected
 
 
 def test_max_wait_is_for_all_waits_of_a_request(
-    far_account: ConnectedAccount, script: Script, pauses: list[float]
+    far: IlertSession, script: Script, pauses: list[float]
 ) -> None:
     script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
     wait = {"Retry-After": "25"}
     script(Reply(429, headers=wait), Reply(401), Reply(503, headers=wait), Reply(429, headers=wait))
-    with IlertSession(far_account, max_wait=60) as session:
-        assert session.get("/api/alerts").status_code == 429
+    far.max_wait = 60
+    assert far.get("/api/alerts").status_code == 429
     assert pauses == [25, 25]
 
 
@@ -465,13 +450,12 @@ def test_each_wait_is_announced_in_the_log(
 
 
 def test_requests_have_the_timeouts_of_the_settings(
-    far_account: ConnectedAccount, script: Script, settings: Any
+    far: IlertSession, script: Script, settings: Any
 ) -> None:
     adapter = script()
     settings.ILERT_OAUTH_TIMEOUT = (2, 3)
-    with IlertSession(far_account) as session:
-        session.get("/api/alerts")
-        session.get("/api/alerts", timeout=9)
+    far.get("/api/alerts")
+    far.get("/api/alerts", timeout=9)
     assert [seen.timeout for seen in adapter.seen] == [(2, 3), 9]
 
 
@@ -489,51 +473,45 @@ def test_requests_have_the_timeouts_of_the_settings(
         "ftp://ilert.test/api/alerts",
     ],
 )
-def test_the_token_is_sent_nowhere_else(
-    far_account: ConnectedAccount, script: Script, url: str
-) -> None:
+def test_the_token_is_sent_nowhere_else(far: IlertSession, script: Script, url: str) -> None:
     anywhere = [script(at="https://"), script(at="http://")]
-    with IlertSession(far_account) as session, pytest.raises(EndpointMismatchError):
-        session.get(url)
+    with pytest.raises(EndpointMismatchError):
+        far.get(url)
     assert [adapter.seen for adapter in anywhere] == [[], []]
 
 
 @pytest.mark.parametrize("auth", [("user", "password"), lambda request: request])
 def test_auth_of_a_call_skips_no_check_of_the_address(
-    far_account: ConnectedAccount, script: Script, auth: Any
+    far: IlertSession, script: Script, auth: Any
 ) -> None:
     adapter = script(at="https://")
-    with IlertSession(far_account) as session, pytest.raises(EndpointMismatchError):
-        session.get("https://evil.example/api/alerts", auth=auth)
+    with pytest.raises(EndpointMismatchError):
+        far.get("https://evil.example/api/alerts", auth=auth)
     assert adapter.seen == []
 
 
 @pytest.mark.parametrize("auth", [("user", "password"), lambda request: request])
 def test_auth_of_a_call_does_not_replace_the_token(
-    far_account: ConnectedAccount, script: Script, auth: Any
+    far: IlertSession, script: Script, auth: Any
 ) -> None:
     adapter = script()
-    with IlertSession(far_account) as session:
-        session.get("/api/alerts", auth=auth)
+    far.get("/api/alerts", auth=auth)
     assert adapter.seen[0].headers["Authorization"] == "Bearer first-token"
 
 
-def test_a_prepared_request_is_sent_nowhere_else_either(
-    far_account: ConnectedAccount, script: Script
-) -> None:
+def test_a_prepared_request_is_sent_nowhere_else_either(far: IlertSession, script: Script) -> None:
     adapter = script(at="https://")
     request = requests.Request("POST", "https://evil.example/", data="body").prepare()
-    with IlertSession(far_account) as session, pytest.raises(EndpointMismatchError):
-        session.send(request)
+    with pytest.raises(EndpointMismatchError):
+        far.send(request)
     assert adapter.seen == []
 
 
 def test_a_request_that_was_prepared_elsewhere_gets_the_token_at_ilert(
-    far_account: ConnectedAccount, script: Script
+    far: IlertSession, script: Script
 ) -> None:
     adapter = script()
-    with IlertSession(far_account) as session:
-        session.send(requests.Request("GET", ILERT + "/api/alerts").prepare())
+    far.send(requests.Request("GET", ILERT + "/api/alerts").prepare())
     assert adapter.seen[0].headers["Authorization"] == "Bearer first-token"
 
 
@@ -541,11 +519,10 @@ def test_a_request_that_was_prepared_elsewhere_gets_the_token_at_ilert(
     "url", ["https://ILERT.test:443/api/alerts", "/api/alerts/a..b", "/api/alerts?name=../../x"]
 )
 def test_an_address_of_ilert_may_be_spelt_in_other_ways(
-    far_account: ConnectedAccount, script: Script, url: str
+    far: IlertSession, script: Script, url: str
 ) -> None:
     adapter = script(at="https://")
-    with IlertSession(far_account) as session:
-        assert session.get(url).status_code == 200
+    assert far.get(url).status_code == 200
     assert adapter.seen[0].headers["Authorization"] == "Bearer first-token"
 
 
@@ -602,12 +579,12 @@ def test_the_body_follows_a_redirect_within_ilert(
 
 @pytest.mark.parametrize("back", [ILERT + "/api/alerts/1", "https://ILERT.test/api/"])
 def test_a_redirect_that_comes_back_from_elsewhere_is_not_followed(
-    far_account: ConnectedAccount, script: Script, back: str
+    far: IlertSession, script: Script, back: str
 ) -> None:
     elsewhere = script(Reply(302, headers={"Location": back}), at="https://other.test/")
     adapter = script(Reply(307, headers={"Location": "https://other.test/"}))
-    with IlertSession(far_account) as session, pytest.raises(EndpointMismatchError):
-        session.delete("/api/alerts")
+    with pytest.raises(EndpointMismatchError):
+        far.delete("/api/alerts")
     assert (len(adapter.seen), len(elsewhere.seen)) == (1, 1)
 
 
@@ -631,54 +608,53 @@ OUTSIDE = [
 
 
 @pytest.fixture
-def tenant_a(make_account: AccountFactory, settings: Any) -> ConnectedAccount:
-    """One of several ilerts behind a gateway."""
+def behind_gateway(make_account: AccountFactory, settings: Any) -> Iterator[IlertSession]:
+    """At one of several ilerts."""
     settings.ILERT_OAUTH_API_URL = "https://gateway.test/tenant-a"
-    return make_account(access_token="first-token")
+    with IlertSession(make_account(access_token="first-token")) as session:
+        yield session
 
 
 @pytest.mark.parametrize(
     "url", [*OUTSIDE, "/../tenant-b/api", "../tenant-b/api", "/%2e%2e/tenant-b/api"]
 )
 def test_the_token_stays_below_the_path_of_the_api_url(
-    tenant_a: ConnectedAccount, script: Script, url: str
+    behind_gateway: IlertSession, script: Script, url: str
 ) -> None:
     adapter = script(at="https://")
-    with IlertSession(tenant_a) as session, pytest.raises(EndpointMismatchError):
-        session.get(url)
+    with pytest.raises(EndpointMismatchError):
+        behind_gateway.get(url)
     assert adapter.seen == []
 
 
 def test_a_path_that_is_encoded_over_and_over_is_refused(
-    tenant_a: ConnectedAccount, script: Script
+    behind_gateway: IlertSession, script: Script
 ) -> None:
     """Decoding it to its end would take hours."""
     adapter = script(at="https://")
-    with IlertSession(tenant_a) as session, pytest.raises(EndpointMismatchError):
-        session.get("/%" + "25" * 10_000)
+    with pytest.raises(EndpointMismatchError):
+        behind_gateway.get("/%" + "25" * 10_000)
     assert adapter.seen == []
 
 
 def test_an_account_that_has_moved_gets_no_token_that_was_read_before(
-    tenant_a: ConnectedAccount, script: Script
+    behind_gateway: IlertSession, script: Script
 ) -> None:
     """As by someone who can write its row, and a reload of it."""
     adapter = script(Reply(), Reply(), at="https://")
-    with IlertSession(tenant_a) as session:
-        session.get("/api/alerts")
-        tenant_a.api_url = "https://evil.test"
-        with pytest.raises(EndpointMismatchError):
-            session.get("/api/alerts")
+    behind_gateway.get("/api/alerts")
+    behind_gateway.account.api_url = "https://evil.test"
+    with pytest.raises(EndpointMismatchError):
+        behind_gateway.get("/api/alerts")
     assert len(adapter.seen) == 1
 
 
 @pytest.mark.parametrize("location", [*OUTSIDE, "/tenant-b/api", "../../tenant-b/api"])
 def test_a_redirect_out_of_the_path_of_the_api_url_loses_the_token(
-    tenant_a: ConnectedAccount, script: Script, location: str
+    behind_gateway: IlertSession, script: Script, location: str
 ) -> None:
     adapter = script(Reply(307, headers={"Location": location}), Reply(), at="https://")
-    with IlertSession(tenant_a) as session:
-        session.post("/api/alerts", data="private body")
+    behind_gateway.post("/api/alerts", data="private body")
     first, second = adapter.seen
     assert first.headers["Authorization"] == "Bearer first-token"
     assert (second.headers, second.body) == ({}, b"")
@@ -686,11 +662,10 @@ def test_a_redirect_out_of_the_path_of_the_api_url_loses_the_token(
 
 @pytest.mark.parametrize("location", ["/tenant-a/api/there", "there", "/tenant-a"])
 def test_a_redirect_below_the_path_of_the_api_url_keeps_the_token(
-    tenant_a: ConnectedAccount, script: Script, location: str
+    behind_gateway: IlertSession, script: Script, location: str
 ) -> None:
     adapter = script(Reply(302, headers={"Location": location}), Reply(), at="https://")
-    with IlertSession(tenant_a) as session:
-        session.get("/api/alerts")
+    behind_gateway.get("/api/alerts")
     assert adapter.seen[1].headers["Authorization"] == "Bearer first-token"
 
 
@@ -743,11 +718,10 @@ def handed_out(response: requests.Response) -> bytes:
     [[Reply(200)], [Reply(404)], [Reply(302, headers={"Location": "/api/there"}), Reply(200)]],
 )
 def test_what_is_handed_out_holds_no_token(
-    far_account: ConnectedAccount, script: Script, replies: list[Reply]
+    far: IlertSession, script: Script, replies: list[Reply]
 ) -> None:
     adapter = script(*replies)
-    with IlertSession(far_account) as session:
-        response = session.get("/api/alerts")
+    response = far.get("/api/alerts")
     assert [seen.headers["Authorization"] for seen in adapter.seen] == ["Bearer first-token"] * len(
         replies
     )
@@ -763,7 +737,7 @@ def test_a_session_is_neither_pickled_nor_copied(
 
 
 def test_hooks_see_the_last_response_and_no_token(
-    far_account: ConnectedAccount, script: Script, pauses: list[float]
+    far: IlertSession, script: Script, pauses: list[float]
 ) -> None:
     script(Reply(503), Reply(429), Reply(body="done"))
     seen: list[tuple[int, bool]] = []
@@ -771,34 +745,32 @@ def test_hooks_see_the_last_response_and_no_token(
     def look(response: requests.Response, **kwargs: Any) -> None:
         seen.append((response.status_code, "Authorization" in response.request.headers))
 
-    with IlertSession(far_account, max_wait=60) as session:
-        session.hooks["response"].append(look)
-        session.get("/api/alerts")
+    far.max_wait = 60
+    far.hooks["response"].append(look)
+    far.get("/api/alerts")
     assert seen == [(200, False)]
 
 
 def test_a_hook_may_raise_for_every_error(
-    far_account: ConnectedAccount, script: Script, pauses: list[float]
+    far: IlertSession, script: Script, pauses: list[float]
 ) -> None:
     script(Reply(503), Reply(404, body={"message": "Not here"}))
-    with IlertSession(far_account) as session:
-        session.hooks["response"].append(lambda response, **kwargs: response.raise_for_status())
-        with pytest.raises(IlertHTTPError) as raised:
-            session.get("/api/alerts")
+    far.hooks["response"].append(lambda response, **kwargs: response.raise_for_status())
+    with pytest.raises(IlertHTTPError) as raised:
+        far.get("/api/alerts")
     assert raised.value.message == "Not here"
 
 
-def test_adapters_are_mounted_as_on_any_session(far_account: ConnectedAccount) -> None:
+def test_adapters_are_mounted_as_on_any_session(far: IlertSession) -> None:
     adapter = ScriptedAdapter(Reply(body="mine"))
-    with IlertSession(far_account) as session:
-        session.mount(ILERT + "/api/alerts", adapter)
-        assert session.get("/api/alerts").json() == "mine"
+    far.mount(ILERT + "/api/alerts", adapter)
+    assert far.get("/api/alerts").json() == "mine"
     assert adapter.seen[0].headers["Authorization"] == "Bearer first-token"
 
 
 @pytest.mark.parametrize("status", [200, 404])
 def test_an_adapter_may_respond_with_a_kind_of_its_own(
-    far_account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, status: int
+    far: IlertSession, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     class Answer(requests.Response):
         pass
@@ -812,20 +784,18 @@ def test_an_adapter_may_respond_with_a_kind_of_its_own(
             return answer
 
     monkeypatch.setitem(transport.adapters, ILERT, Own(Reply(status)))
-    with IlertSession(far_account) as session:
-        assert type(session.get("/api/alerts")) is Answer
+    assert type(far.get("/api/alerts")) is Answer
 
 
 @pytest.mark.parametrize("url", ["/api/alerts", b"/api/alerts", ILERT + "/api/alerts"])
 def test_a_request_may_be_prepared_before_it_is_sent(
-    far_account: ConnectedAccount, script: Script, settings: Any, url: Any
+    far: IlertSession, script: Script, settings: Any, url: Any
 ) -> None:
     settings.ILERT_OAUTH_TIMEOUT = (2, 3)
     adapter = script()
-    with IlertSession(far_account) as session:
-        prepared = session.prepare_request(requests.Request("POST", url, json={"a": 1}))
-        assert "Authorization" not in prepared.headers
-        session.send(prepared)
+    prepared = far.prepare_request(requests.Request("POST", url, json={"a": 1}))
+    assert "Authorization" not in prepared.headers
+    far.send(prepared)
     (seen,) = adapter.seen
     assert (seen.method, seen.url, seen.body) == ("POST", ILERT + "/api/alerts", b'{"a": 1}')
     assert (seen.headers["Authorization"], seen.timeout) == ("Bearer first-token", (2, 3))
@@ -862,11 +832,10 @@ def netrc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("netrc")
 @pytest.mark.parametrize("location", ["/api/there", "https://other.test/"])
 def test_no_password_from_netrc_is_sent_or_handed_out(
-    far_account: ConnectedAccount, script: Script, location: str
+    far: IlertSession, script: Script, location: str
 ) -> None:
     adapter = script(Reply(302, headers={"Location": location}), Reply(), at="https://")
-    with IlertSession(far_account) as session:
-        response = session.get("/api/alerts")
+    response = far.get("/api/alerts")
     sent = [seen.headers.get("Authorization", "Bearer first-token") for seen in adapter.seen]
     assert sent == ["Bearer first-token"] * 2
     handed_out = [response.request, *(each.request for each in response.history)]
@@ -884,17 +853,15 @@ def test_a_team_can_be_named_for_all_requests(
     assert (headers["team-context"], headers["x-team-context"]) == ("7", "7")
 
 
-def test_no_team_is_named_unasked(far_account: ConnectedAccount, script: Script) -> None:
+def test_no_team_is_named_unasked(far: IlertSession, script: Script) -> None:
     adapter = script()
-    with IlertSession(far_account) as session:
-        session.get("/api/alerts")
+    far.get("/api/alerts")
     assert not {"team-context", "x-team-context"} & adapter.seen[0].headers.keys()
 
 
-def test_each_request_names_the_program(far_account: ConnectedAccount, script: Script) -> None:
+def test_each_request_names_the_program(far: IlertSession, script: Script) -> None:
     adapter = script()
-    with IlertSession(far_account) as session:
-        session.get("/api/alerts")
+    far.get("/api/alerts")
     assert adapter.seen[0].headers["User-Agent"] == f"django-ilert-oauth/{__version__}"
 
 
@@ -949,7 +916,7 @@ def test_after_a_401_comes_the_token_that_another_thread_got_meanwhile(
 
 
 def test_a_token_that_another_thread_has_replaced_meanwhile_is_not_kept(
-    far_account: ConnectedAccount, script: Script, monkeypatch: pytest.MonkeyPatch
+    far: IlertSession, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = script()
     get_access_token = flows.get_access_token
@@ -960,15 +927,14 @@ def test_a_token_that_another_thread_has_replaced_meanwhile_is_not_kept(
         return token
 
     monkeypatch.setattr(flows, "get_access_token", replaced_meanwhile)
-    with IlertSession(far_account) as session:
-        for _ in range(2):
-            session.get("/api/alerts")
+    for _ in range(2):
+        far.get("/api/alerts")
     sent = [seen.headers["Authorization"] for seen in adapter.seen]
     assert sent == ["Bearer first-token", "Bearer second-token"]
 
 
 def test_a_fresh_token_is_decrypted_once(
-    far_account: ConnectedAccount, script: Script, monkeypatch: pytest.MonkeyPatch
+    far: IlertSession, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script()
     asked: list[ConnectedAccount] = []
@@ -979,10 +945,9 @@ def test_a_fresh_token_is_decrypted_once(
         return get_access_token(account)
 
     monkeypatch.setattr(flows, "get_access_token", counted)
-    with IlertSession(far_account) as session:
-        for _ in range(3):
-            session.get("/api/alerts")
-    assert asked == [far_account]
+    for _ in range(3):
+        far.get("/api/alerts")
+    assert asked == [far.account]
 
 
 def test_a_401_after_the_account_was_disconnected_elsewhere_is_the_callers(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,10 +14,9 @@ from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.session import IlertSession
 from tests.conftest import AccountFactory
-from tests.support.misbehaving_adapters import interrupted
-from tests.support.raw_server import RawServer, raw_server, reset, saying
+from tests.support.raw_server import RawReply, hang, raw_server, reset, saying
 from tests.support.reachable_values import reachable
-from tests.support.scripted_adapter import Reply, ScriptedAdapter
+from tests.support.scripted_adapter import Reply, ScriptedAdapter, interrupted
 
 TOKEN = "access-token-that-nobody-may-see"
 PASSWORD = "password-of-the-proxy"
@@ -26,17 +24,13 @@ PASSWORD = "password-of-the-proxy"
 SECRET = re.compile("|".join(text[at : at + 10] for text in (TOKEN, PASSWORD) for at in (0, 8, 11)))
 
 
-def hang(_connection: socket.socket, server: RawServer) -> None:
-    server.over.wait()
-
-
-def redirect(location: str) -> Callable[[socket.socket, RawServer], None]:
+def redirect(location: str) -> RawReply:
     head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\n"
     return saying(head.encode() + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-FAILURES: dict[str, tuple[Callable[[socket.socket, RawServer], None], Any]] = {
+FAILURES: dict[str, tuple[RawReply, Any]] = {
     "reset": (lambda connection, _server: reset(connection), requests.ConnectionError),
     "no HTTP": (saying(b"SSH-2.0-server\r\n"), requests.ConnectionError),
     "a body that is cut off": (
@@ -69,10 +63,7 @@ def found(error: BaseException, **options: int) -> list[str]:
 
 @pytest.mark.parametrize(("reply", "kind"), FAILURES.values(), ids=FAILURES)
 def test_an_error_of_requests_brings_no_token_along(
-    make_account: AccountFactory,
-    settings: Any,
-    reply: Callable[[socket.socket, RawServer], None],
-    kind: type[Exception],
+    make_account: AccountFactory, settings: Any, reply: RawReply, kind: type[Exception]
 ) -> None:
     with raw_server(reply) as server:
         settings.ILERT_OAUTH_API_URL = server.url
@@ -100,20 +91,13 @@ def account(make_account: AccountFactory, settings: Any) -> ConnectedAccount:
     return make_account(access_token=TOKEN)
 
 
-class Forgetful(ScriptedAdapter):
-    """Keeps nothing of what it was sent."""
-
-    def send(self, request: Any, *args: Any, **kwargs: Any) -> requests.Response:
-        response = super().send(request, *args, **kwargs)
-        self.seen.clear()
-        return response
-
-
 @pytest.fixture
 def session(account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch) -> Iterator[IlertSession]:
     """Whatever it asks for is not there."""
     reply = Reply(404, body={"code": "NOT_FOUND", "message": "Gone"})
-    monkeypatch.setitem(transport.adapters, "https://ilert.test/", Forgetful(reply))
+    monkeypatch.setitem(
+        transport.adapters, "https://ilert.test/", ScriptedAdapter(reply, forgets=True)
+    )
     with IlertSession(account) as session:
         yield session
 
@@ -175,6 +159,33 @@ def test_the_frames_of_an_error_do_not_hold_the_password_of_a_proxy(
         with pytest.raises(requests.exceptions.ProxyError) as raised:
             session.send(request) if prepared else session.get("/api/alerts")
     # Further down, the session has it: it sends it to the proxy.
+    assert found(raised.value, max_depth=3) == []
+
+
+#: Each with a mistake that the libraries quote.
+PROXIES = {
+    "an unknown kind of SOCKS": "socks://user:{password}@127.0.0.1:9",
+    "an impossible port": "http://user:{password}@127.0.0.1:99999",
+    "a password that is not encoded": "http://user:{password}#@127.0.0.1:9",
+    "a password outside of Latin-1": "http://user:{password}%E2%82%AC@127.0.0.1:9",
+}
+
+
+def refuse_kind(url: str, **_options: object) -> None:
+    """As urllib3 does where PySocks is installed."""
+    raise ValueError(f"Unable to determine SOCKS version from {url}")
+
+
+@pytest.mark.parametrize("proxy", PROXIES.values(), ids=PROXIES)
+def test_nor_does_an_error_about_the_address_of_a_proxy(
+    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setattr("requests.adapters.SOCKSProxyManager", refuse_kind)
+    monkeypatch.setenv("https_proxy", proxy.format(password=PASSWORD))
+    monkeypatch.setenv("no_proxy", "")
+    session = IlertSession(account)
+    with session, pytest.raises(requests.exceptions.InvalidProxyURL, match="proxy") as raised:
+        session.get("/api/alerts")
     assert found(raised.value, max_depth=3) == []
 
 

@@ -1,58 +1,51 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
-from celery.exceptions import Retry
+from celery import Celery, states
+from celery.app.trace import build_tracer
+from celery.backends.base import DisabledBackend
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.flows import _schedule
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Status
-from django_ilert_oauth.tasks import refresh_account, refresh_expiring_tokens
+from django_ilert_oauth.tasks import refresh_account, refresh_expiring_tokens, run_action
 from ilert_standin import Fault, StandIn
-from tests.conftest import AccountFactory
+from tests.conftest import AccountFactory, People
+from tests.support.celery_app import memory_app, raw_messages
 
+HandOut = Callable[[], list[int]]
 ROOT = Path(__file__).parents[1]
 DOWN = Fault(503)
 
 
 @pytest.fixture(autouse=True)
 def app() -> Iterator[Celery]:
-    """A broker in this process; no worker."""
-    app = Celery("tests", broker="memory://", set_as_current=False)
-    app.set_current()
-    yield app
-    with app.connection_for_write() as broker:
-        channel: Any = broker.default_channel
-        channel.queue_purge("celery")
+    with memory_app() as app:
+        yield app
 
 
 @pytest.fixture
 def messages(app: Celery) -> Callable[[], list[Any]]:
     """Takes what waits in the broker."""
-
-    def take() -> list[Any]:
-        with app.connection_for_read() as broker:
-            channel: Any = broker.default_channel
-            app.amqp.queues["celery"].bind(channel).declare()
-            return list(iter(lambda: channel.basic_get("celery", no_ack=True), None))
-
-    return take
+    return lambda: raw_messages(app)
 
 
 @pytest.fixture
-def handed_out(messages: Callable[[], list[Any]]) -> Callable[[], list[int]]:
+def handed_out(messages: Callable[[], list[Any]]) -> HandOut:
     """The keys that a run of beat hands out, in order."""
 
     def run() -> list[int]:
@@ -67,10 +60,20 @@ def handed_out(messages: Callable[[], list[Any]]) -> Callable[[], list[int]]:
 @pytest.fixture
 def make_due(make_account: AccountFactory) -> AccountFactory:
     def make(username: str, **columns: Any) -> ConnectedAccount:
-        columns = {"access_token_expires_at": timezone.now() + timedelta(minutes=5), **columns}
+        columns = {"access_token_expires_at": ahead(minutes=5), **columns}
         return make_account(username=username, **columns)
 
     return make
+
+
+@pytest.fixture
+def people(people: People) -> People:
+    """So many accounts that are due."""
+    return partial(people, access_token_expires_at=ahead(minutes=5))
+
+
+def ahead(**time: float) -> datetime:
+    return timezone.now() + timedelta(**time)
 
 
 def ago(**time: float) -> datetime:
@@ -86,18 +89,18 @@ def result(pk: object) -> Any:
     return refresh_account.apply((pk,)).get()
 
 
-def test_the_names_stay_and_only_the_account_is_worked_on_till_it_is_done() -> None:
+def test_the_names_stay_no_result_is_stored_and_accounts_are_worked_on_till_they_are_done() -> None:
     module = "django_ilert_oauth.tasks"
     assert refresh_expiring_tokens.name == f"{module}.refresh_expiring_tokens"
     assert refresh_account.name == f"{module}.refresh_account"
     assert refresh_account.acks_late
     assert refresh_account.reject_on_worker_lost
-    assert refresh_account.ignore_result
-    assert refresh_expiring_tokens.ignore_result
+    for task in (refresh_expiring_tokens, refresh_account, run_action):
+        assert task.ignore_result
 
 
 def test_what_is_due_is_handed_out_and_nothing_else(
-    make_due: AccountFactory, handed_out: Callable[[], list[int]]
+    make_due: AccountFactory, handed_out: HandOut
 ) -> None:
     due = make_due("due")
     unknown = make_due("unknown", access_token_expires_at=None, refreshed_at=ago(minutes=6))
@@ -113,7 +116,7 @@ def test_what_is_due_is_handed_out_and_nothing_else(
 
 
 def test_the_next_to_expire_goes_first_and_what_has_failed_before_goes_last(
-    make_due: AccountFactory, handed_out: Callable[[], list[int]]
+    make_due: AccountFactory, handed_out: HandOut
 ) -> None:
     soon = timezone.now() + timedelta(minutes=2)
     stubborn = make_due("stubborn", **failed(minutes=11), access_token_expires_at=ago(days=9))
@@ -121,36 +124,27 @@ def test_the_next_to_expire_goes_first_and_what_has_failed_before_goes_last(
     assert handed_out() == [sooner.pk, later.pk, stubborn.pk]
 
 
-def test_the_requests_are_spread_evenly_over_the_minute(
-    make_due: AccountFactory, app: Celery, settings: Any, monkeypatch: pytest.MonkeyPatch
+def test_messages_name_an_account_and_no_secret_and_are_spread_evenly_over_the_minute(
+    people: People, messages: Callable[[], list[Any]], settings: Any
 ) -> None:
     settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 4
-    for name in "abc":
-        make_due(name)
-    sent: list[tuple[float, float]] = []
-    monkeypatch.setattr(
-        app.tasks[refresh_account.name],
-        "apply_async",
-        lambda args, *, countdown, expires: sent.append((countdown, expires)),
-    )
+    accounts, before = people(3), timezone.now()
     refresh_expiring_tokens()
-    assert sent == [(0, 10), (15, 25), (30, 40)]
-
-
-def test_a_message_names_the_account_its_moment_and_its_end(
-    make_due: AccountFactory, messages: Callable[[], list[Any]], settings: Any
-) -> None:
-    settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 2
-    accounts = [make_due("ada"), make_due("grace")]
-    refresh_expiring_tokens()
-    _first, second = messages()
-    assert json.loads(second.body)[:2] == [[accounts[1].pk], {}]
-    eta, expires = (datetime.fromisoformat(second.headers[key]) for key in ("eta", "expires"))
-    assert (expires - eta).total_seconds() == pytest.approx(_schedule.MAX_LATENESS, abs=0.5)
+    sent = messages()
+    assert [json.loads(it.body)[:2] for it in sent] == [[[account.pk], {}] for account in accounts]
+    for number, message in enumerate(sent):
+        eta = datetime.fromisoformat(message.headers["eta"] or before.isoformat())
+        expires = datetime.fromisoformat(message.headers["expires"])
+        assert (eta - before).total_seconds() == pytest.approx(15 * number, abs=2)
+        assert (expires - eta).total_seconds() == pytest.approx(_schedule.MAX_LATENESS, abs=2)
+    raw = "".join(f"{message.body}{message.headers}{message.properties}" for message in sent)
+    secrets = ["the-client-secret", *(account.refresh_token.reveal() for account in accounts)]
+    secrets += [account.refresh_token_ciphertext for account in accounts]
+    assert [secret for secret in secrets if secret in raw] == []
 
 
 def test_no_run_hands_out_more_than_a_minute_of_requests(
-    make_due: AccountFactory, handed_out: Callable[[], list[int]], settings: Any
+    make_due: AccountFactory, handed_out: HandOut, settings: Any
 ) -> None:
     settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 2
     one, two, three = [make_due(name).pk for name in "abc"]
@@ -160,43 +154,22 @@ def test_no_run_hands_out_more_than_a_minute_of_requests(
 
 
 def test_a_retry_takes_a_slot_from_the_run_and_what_makes_no_request_takes_none(
-    make_due: AccountFactory, handed_out: Callable[[], list[int]], settings: Any
+    make_due: AccountFactory, people: People, handed_out: HandOut, settings: Any
 ) -> None:
     settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 3
     make_due("retried", **failed("timeout", minutes=3))
     make_due("unreadable", **failed("token_unreadable", minutes=3))
-    for name in "abc":
-        make_due(name)
+    people(3)
     assert len(handed_out()) == 2
-
-
-def test_revocations_that_are_not_due_take_no_slots_from_the_run(
-    make_due: AccountFactory, ilert: StandIn, handed_out: Callable[[], list[int]], settings: Any
-) -> None:
-    settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 3
-    flows.disconnect(make_due("ended"))
-    PendingRevocation.objects.update(given_up_at=timezone.now())
-    for name in "abc":
-        make_due(name)
-    assert len(handed_out()) == 3
-
-
-def test_a_run_whose_minute_is_full_of_retries_hands_out_nothing(
-    make_due: AccountFactory, handed_out: Callable[[], list[int]], settings: Any
-) -> None:
     settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 1
-    for name in "ab":
-        make_due(name, **failed(minutes=1))
-    make_due("waiting")
     assert handed_out() == []
 
 
 def test_without_a_rate_limit_all_go_at_once_and_end_with_the_minute(
-    make_due: AccountFactory, messages: Callable[[], list[Any]], settings: Any
+    people: People, messages: Callable[[], list[Any]], settings: Any
 ) -> None:
     settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 0
-    for name in "abc":
-        make_due(name)
+    people(3)
     before = timezone.now()
     assert refresh_expiring_tokens() == 3
     for message in messages():
@@ -208,13 +181,14 @@ def test_without_a_rate_limit_all_go_at_once_and_end_with_the_minute(
 def test_the_keys_are_streamed_by_as_many_queries_for_many_accounts_as_for_one(
     make_due: AccountFactory,
 ) -> None:
-    counts = []
+    counts = set()
+    refresh_expiring_tokens()
     for name in "abc":
         make_due(name)
         with CaptureQueriesContext(connection) as queries:
             refresh_expiring_tokens()
-        counts.append(len(queries))
-    assert counts == counts[:1] * 3
+        counts.add(len(queries))
+    assert len(counts) == 1
 
 
 def test_a_stale_run_does_not_start_at_all(messages: Callable[[], list[Any]]) -> None:
@@ -225,11 +199,10 @@ def test_a_stale_run_does_not_start_at_all(messages: Callable[[], list[Any]]) ->
     assert before < expires <= timezone.now() + timedelta(seconds=_schedule.MINUTE)
 
 
-def test_runs_that_overlap_make_one_request_for_each_account(
-    make_due: AccountFactory, handed_out: Callable[[], list[int]], ilert: StandIn
+def test_two_beats_in_one_minute_make_one_request_for_each_account(
+    people: People, handed_out: HandOut, ilert: StandIn
 ) -> None:
-    for name in "abc":
-        make_due(name)
+    people(3)
     pks = handed_out() + handed_out()
     assert len(pks) == 6
     assert [result(pk) for pk in pks] == ["refreshed"] * 3 + ["not_due"] * 3
@@ -245,7 +218,7 @@ def test_a_doubled_message_makes_no_request_while_the_other_waits_to_retry(
 
 
 def test_pending_revocations_are_sent_once_a_run(
-    account: ConnectedAccount, ilert: StandIn, handed_out: Callable[[], list[int]]
+    account: ConnectedAccount, ilert: StandIn, handed_out: HandOut
 ) -> None:
     flows.disconnect(account)
     assert PendingRevocation.objects.count() == 1
@@ -254,72 +227,56 @@ def test_pending_revocations_are_sent_once_a_run(
     assert ilert.live_refresh_tokens("acme", "grace") == 0
 
 
-def test_what_is_due_is_handed_out_although_a_revocation_fails(
-    make_due: AccountFactory, ilert: StandIn, handed_out: Callable[[], list[int]]
-) -> None:
-    flows.disconnect(make_due("ended"))
-    due = make_due("due")
-    ilert.add_fault("revoke", DOWN)
-    assert handed_out() == [due.pk]
-    assert PendingRevocation.objects.count() == 1
-
-
-def test_due_revocations_take_slots_from_the_run(
-    make_due: AccountFactory, ilert: StandIn, handed_out: Callable[[], list[int]], settings: Any
+def test_due_revocations_take_slots_from_the_run_but_hold_up_nothing_when_they_fail(
+    people: People, account: ConnectedAccount, ilert: StandIn, handed_out: HandOut, settings: Any
 ) -> None:
     settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 3
     ilert.add_fault("revoke", DOWN)
-    flows.disconnect(make_due("ended"))
-    for name in "abc":
-        make_due(name)
+    flows.disconnect(account)
+    people(3)
     assert len(handed_out()) == 2
+    PendingRevocation.objects.update(given_up_at=timezone.now())
+    assert len(handed_out()) == 3
 
 
-def refuse(ilert: StandIn, make_due: AccountFactory, *, times: int) -> list[int]:
-    """Ten grants are ended by single tasks; the keys of ten more that are due."""
+def refuse(ilert: StandIn, people: People, *, times: int, due: int = 2) -> list[int]:
+    """Ten grants are ended by single tasks; the keys of some more that are due."""
     ilert.add_fault("token", Fault(401, '{"code": "invalid_grant"}'), times=times)
-    ended = [make_due(f"ended-{number}").pk for number in range(10)]
-    assert [result(pk) for pk in ended] == ["invalid_grant"] * 10
-    yesterday = ago(days=1)
-    return [make_due(f"due-{number}", connected_at=yesterday).pk for number in range(10)]
+    pks = [account.pk for account in people(10 + due)]
+    assert [result(pk) for pk in pks[:10]] == ["invalid_grant"] * 10
+    return pks[10:]
 
 
-def test_after_ten_refusals_in_a_row_no_task_ends_a_grant(
-    make_due: AccountFactory, ilert: StandIn
+def test_after_ten_refusals_in_a_row_no_task_ends_a_grant_where_one_was_refused(
+    people: People, ilert: StandIn
 ) -> None:
-    due = refuse(ilert, make_due, times=11)
+    due = refuse(ilert, people, times=10)
     assert result(due[0]) == "credentials"
     assert len(ilert.token_requests) == 10
-
-
-def test_who_was_not_refused_does_not_ask_how_the_others_fare(
-    make_due: AccountFactory, ilert: StandIn
-) -> None:
-    due = refuse(ilert, make_due, times=10)
     _schedule._refused.clear()
-    assert [result(due[0]), result(due[1])] == ["refreshed", "refreshed"]
+    assert [result(pk) for pk in due] == ["refreshed", "refreshed"]
 
 
 @pytest.mark.parametrize(("code", "asked"), [("invalid_grant", 10), ("invalid_client", 1)])
 def test_after_ten_refusals_in_a_row_a_run_asks_ten_at_most_marks_nothing_and_says_what_to_check(
-    make_due: AccountFactory,
+    people: People,
     ilert: StandIn,
-    handed_out: Callable[[], list[int]],
+    handed_out: HandOut,
     caplog: pytest.LogCaptureFixture,
     code: str,
     asked: int,
 ) -> None:
-    due = refuse(ilert, make_due, times=10)
+    refuse(ilert, people, times=10, due=11)
     ilert.add_fault("token", Fault(401, f'{{"code": "{code}"}}'), times=None)
     assert handed_out() == []
     assert len(ilert.token_requests) == 10 + asked
-    assert ConnectedAccount.objects.filter(pk__in=due).connected().count() == 10
+    assert ConnectedAccount.objects.connected().count() == 11
     assert "Check ILERT_OAUTH_CLIENT_ID" in caplog.text
     assert "--mark-ended" in caplog.text
 
 
 def test_each_client_has_its_own_accounts_handed_out(
-    make_due: AccountFactory, handed_out: Callable[[], list[int]], settings: Any
+    make_due: AccountFactory, handed_out: HandOut, settings: Any
 ) -> None:
     staging = {"CLIENT_ID": "staging-client", "CLIENT_SECRET": "x"}
     elsewhere = {"CLIENT_ID": "x", "CLIENT_SECRET": "x", "API_URL": "https://api.example"}
@@ -335,37 +292,36 @@ def test_each_client_has_its_own_accounts_handed_out(
 
 def test_a_client_whose_grants_are_all_refused_holds_up_no_other(
     make_due: AccountFactory,
-    ilert: StandIn,
-    handed_out: Callable[[], list[int]],
+    people: People,
+    handed_out: HandOut,
     settings: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     staging = {"CLIENT_ID": "staging-client", "CLIENT_SECRET": "wrong"}
     settings.ILERT_OAUTH_CLIENTS = {"staging": staging}
     good = make_due("good")
-    refused = [make_due(f"staging-{number}", client="staging").pk for number in range(11)]
-    assert [result(pk) for pk in refused[:10]] == ["invalid_grant"] * 10
-    assert result(refused[10]) == "credentials"
+    *refused, last = (account.pk for account in people(11, client="staging"))
+    assert [result(pk) for pk in refused] == ["invalid_grant"] * 10
+    assert result(last) == "credentials"
     assert handed_out() == [good.pk]
     assert result(good.pk) == "refreshed"
     assert "every grant of the client staging" in caplog.text
 
 
 def test_once_the_credentials_are_right_a_run_hands_out_what_is_due_again(
-    make_due: AccountFactory, ilert: StandIn, handed_out: Callable[[], list[int]]
+    people: People, ilert: StandIn, handed_out: HandOut
 ) -> None:
-    refuse(ilert, make_due, times=10)
-    make_due("one-more", connected_at=ago(days=1))
+    refuse(ilert, people, times=10, due=11)
     [pk] = handed_out()
     assert result(pk) == "refreshed"
 
 
 @pytest.mark.parametrize("column", ["refreshed_at", "connected_at"])
 def test_refusals_with_a_good_answer_among_them_speak_against_nothing_but_themselves(
-    make_due: AccountFactory, ilert: StandIn, handed_out: Callable[[], list[int]], column: str
+    people: People, account: ConnectedAccount, ilert: StandIn, handed_out: HandOut, column: str
 ) -> None:
-    due = refuse(ilert, make_due, times=10)
-    make_due("good", **{"connected_at": ago(days=1), column: timezone.now()})
+    due = refuse(ilert, people, times=10)
+    ConnectedAccount.objects.filter(pk=account.pk).update(**{column: timezone.now()})
     assert set(due) <= set(handed_out())
 
 
@@ -377,94 +333,37 @@ def test_an_account_that_is_due_is_refreshed(make_due: AccountFactory, ilert: St
     assert len(ilert.token_requests) == 1
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
-        {"access_token_expires_at": timezone.now() + timedelta(hours=1)},
-        {"refreshed_at": timezone.now()},
-        {"status": Status.DISCONNECTED},
-    ],
-    ids=lambda columns: next(iter(columns)),
-)
-def test_an_account_that_is_not_due_any_more_is_left_alone(
-    make_due: AccountFactory, ilert: StandIn, columns: dict[str, Any]
+def test_an_account_that_is_not_due_any_more_or_was_deleted_is_left_alone(
+    make_due: AccountFactory, ilert: StandIn
 ) -> None:
-    assert result(make_due("grace", **columns).pk) == "not_due"
+    fresh = make_due("fresh", access_token_expires_at=ahead(hours=1))
+    just_refreshed = make_due("refreshed", refreshed_at=timezone.now())
+    ended = make_due("ended", status=Status.DISCONNECTED)
+    pks = [account.pk for account in (fresh, just_refreshed, ended)]
+    assert [result(pk) for pk in (*pks, max(pks) + 1)] == ["not_due"] * 4
     assert ilert.token_requests == []
 
 
-def test_an_account_that_was_deleted_is_not_due(account: ConnectedAccount) -> None:
-    pk = account.pk
-    account.delete()
-    assert result(pk) == "not_due"
-
-
-def refused(account: ConnectedAccount, ilert: StandIn) -> None:
-    ilert.revoke_app("acme", "grace")
-
-
-def rejected(account: ConnectedAccount, ilert: StandIn) -> None:
-    ilert.add_fault("token", Fault(400, '{"code": "invalid_request", "error": "words"}'))
-
-
-def unreadable(account: ConnectedAccount, ilert: StandIn) -> None:
-    ConnectedAccount.objects.update(refresh_token_ciphertext="broken")
-
-
-def foreign(account: ConnectedAccount, ilert: StandIn) -> None:
-    ConnectedAccount.objects.update(api_url="https://other.invalid")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "code", "requests"),
-    [
-        (refused, "invalid_grant", 1),
-        (rejected, "invalid_request", 1),
-        (unreadable, "token_unreadable", 0),
-        (foreign, "endpoint_mismatch", 0),
-    ],
-)
 def test_what_trying_again_does_not_fix_ends_with_its_code(
-    make_due: AccountFactory,
-    ilert: StandIn,
-    spoil: Callable[[ConnectedAccount, StandIn], None],
-    code: str,
-    requests: int,
-) -> None:
-    account = make_due("grace")
-    spoil(account, ilert)
-    assert result(account.pk) == code
-    assert len(ilert.token_requests) == requests
-
-
-def test_what_is_transient_is_tried_again(make_due: AccountFactory, ilert: StandIn) -> None:
-    ilert.add_fault("token", DOWN, times=3)
-    assert result(make_due("grace").pk) == "refreshed"
-    assert len(ilert.token_requests) == 4
-
-
-@pytest.mark.parametrize("code", ["busy", "database", "not_stored", "row_locked"])
-def test_what_lies_with_this_site_is_tried_again_too(
-    make_due: AccountFactory, monkeypatch: pytest.MonkeyPatch, code: str
-) -> None:
-    errors = iter([IlertUnavailableError("Not now.", code=code)])
-    refresh = flows.refresh
-
-    def refresh_later(account: ConnectedAccount) -> ConnectedAccount:
-        for error in errors:
-            raise error
-        return refresh(account)
-
-    monkeypatch.setattr(_schedule, "refresh_now", refresh_later)
-    assert result(make_due("grace").pk) == "refreshed"
-
-
-def test_an_outage_is_left_to_later_runs_after_three_retries(
     make_due: AccountFactory, ilert: StandIn
 ) -> None:
-    ilert.add_fault("token", DOWN, times=None)
-    assert result(make_due("grace").pk) == "server_error"
+    gone, lost = make_due("grace"), make_due("ada")
+    ilert.revoke_app("acme", "grace")
+    ConnectedAccount.objects.filter(pk=lost.pk).update(refresh_token_ciphertext="broken")
+    assert [result(gone.pk), result(lost.pk)] == ["invalid_grant", "token_unreadable"]
+    assert len(ilert.token_requests) == 1
+
+
+def test_what_is_transient_is_tried_again_three_times_and_then_left_to_later_runs(
+    make_due: AccountFactory, ilert: StandIn
+) -> None:
+    ilert.add_fault("token", DOWN, times=4 + 3)
+    grace = make_due("grace")
+    assert result(grace.pk) == "server_error"
     assert len(ilert.token_requests) == 4
+    ConnectedAccount.objects.update(last_error_at=None)
+    assert result(grace.pk) == "refreshed"
+    assert len(ilert.token_requests) == 8
 
 
 def test_a_retry_makes_no_request_if_another_caller_has_refreshed_the_account(
@@ -476,85 +375,87 @@ def test_a_retry_makes_no_request_if_another_caller_has_refreshed_the_account(
     assert len(ilert.token_requests) == 1
 
 
-@pytest.fixture
-def retry(messages: Callable[[], list[Any]]) -> Callable[..., Any]:
-    """The message of the retry that a try in a worker sends."""
-
-    def send(pk: int, retries: int) -> Any:
-        facts = {"id": "a-task", "args": [pk], "kwargs": {}, "delivery_info": {}}
-        task: Any = refresh_account
-        task.push_request(**facts, retries=retries, called_directly=False)
-        try:
-            with pytest.raises(Retry):
-                task.run(pk)
-        finally:
-            task.pop_request()
-        [message] = messages()
-        return message
-
-    return send
-
-
 @pytest.mark.parametrize(
-    ("retries", "headers", "least", "most"),
-    [
-        (0, {}, 60, 75),
-        (1, {}, 120, 150),
-        (2, {}, 240, 300),
-        (0, {"Retry-After": "1"}, 60, 75),
-        (0, {"Retry-After": "200"}, 200, 250),
-        (0, {"Retry-After": "86400"}, 300, 375),
-    ],
+    ("retries", "asked", "least", "most"),
+    [(2, None, 240, 300), (0, 1, 60, 75), (0, 200, 200, 250), (0, 9e9, 300, 375)],
 )
 def test_a_retry_waits_for_what_ilert_asks_and_longer_each_time(
-    make_due: AccountFactory,
-    ilert: StandIn,
-    retry: Callable[..., Any],
-    retries: int,
-    headers: dict[str, str],
-    least: float,
-    most: float,
+    retries: int, asked: float | None, least: float, most: float
 ) -> None:
-    ilert.add_fault("token", Fault(429, headers=headers))
-    account = make_due("grace")
-    before = timezone.now()
-    eta = datetime.fromisoformat(retry(account.pk, retries).headers["eta"])
-    assert eta >= before + timedelta(seconds=least)
-    assert eta <= timezone.now() + timedelta(seconds=most)
+    assert least <= _schedule.retry_delay(retries, asked) <= most
 
 
-def test_a_retry_names_the_account_and_expires_after_its_moment_not_after_the_first_one(
-    make_due: AccountFactory, ilert: StandIn, retry: Callable[..., Any]
+#: Seconds until RabbitMQ closes the channel; Redis waits an hour and hands out again.
+SHORTEST_PATIENCE_OF_A_BROKER = 30 * 60
+
+
+def test_no_message_waits_as_long_as_a_broker_lets_it(
+    people: People, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    account = make_due("grace")
-    ilert.add_fault("token", DOWN)
-    message = retry(account.pk, 0)
-    assert json.loads(message.body)[:2] == [[account.pk], {}]
-    assert message.headers["retries"] == 1
-    assert message.headers["expires"] > message.headers["eta"]
-
-
-def test_messages_hold_no_secret(
-    make_due: AccountFactory,
-    ilert: StandIn,
-    messages: Callable[[], list[Any]],
-    retry: Callable[..., Any],
-) -> None:
-    account = make_due("grace")
-    secrets = [
-        account.access_token.reveal(),
-        account.refresh_token.reveal(),
-        account.access_token_ciphertext,
-        account.refresh_token_ciphertext,
-        "the-client-secret",
-        "words",
+    monkeypatch.setattr(random, "uniform", lambda least, most: most)
+    people(3)
+    slots = []
+    for settings.ILERT_OAUTH_REQUESTS_PER_MINUTE in (1, 2, 3, 600, 0):
+        slots += [slot.delay for slot in _schedule.slots()]
+    retries = [
+        _schedule.retry_delay(number, asked)
+        for number in range(_schedule.MAX_RETRIES)
+        for asked in (None, 1e9)
     ]
-    refresh_expiring_tokens()
-    ilert.add_fault("token", Fault(503, '{"code": "words", "error": "words"}'))
-    sent = [*messages(), retry(account.pk, 0)]
-    raw = "".join(f"{message.body}{message.headers}{message.properties}" for message in sent)
-    assert len(sent) == 2
-    assert [secret for secret in secrets if secret in raw] == []
+    assert max(slots) < _schedule.MINUTE
+    assert max(retries) + _schedule.MAX_LATENESS < 10 * 60 < SHORTEST_PATIENCE_OF_A_BROKER
+
+
+@pytest.fixture
+def eager(app: Celery) -> None:
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+
+
+@pytest.mark.usefixtures("eager")
+def test_eager_tasks_refresh_all_that_is_due_once(people: People, ilert: StandIn) -> None:
+    expected = sorted(account.refresh_token.reveal() for account in people(3))
+    assert refresh_expiring_tokens.delay().get() == 3
+    assert sorted(request.form["refresh_token"] for request in ilert.token_requests) == expected
+
+
+@pytest.mark.usefixtures("eager")
+def test_eager_tasks_wait_for_no_slot(people: People, settings: Any) -> None:
+    settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 2
+    people(2)
+    started = time.monotonic()
+    refresh_expiring_tokens.delay()
+    assert time.monotonic() - started < _schedule.MINUTE / 2
+    assert not ConnectedAccount.objects.filter(refreshed_at=None).exists()
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(("propagates", "requests"), [(True, 1), (False, 4)])
+def test_eager_tasks_that_fail_end_with_their_retries_and_stop_none_of_the_others(
+    app: Celery, people: People, ilert: StandIn, propagates: bool, requests: int
+) -> None:
+    app.conf.task_eager_propagates = propagates
+    people(2)
+    ilert.add_fault("token", DOWN, times=None)
+    assert refresh_expiring_tokens.delay().get() == 2
+    assert len(ilert.token_requests) == 2 * requests
+    assert ConnectedAccount.objects.connected().count() == 2
+
+
+def test_a_retry_names_the_account_waits_as_ilert_asks_and_needs_no_result_backend(
+    make_due: AccountFactory, ilert: StandIn, app: Celery, messages: Callable[[], list[Any]]
+) -> None:
+    """As a try in a worker sends it."""
+    assert isinstance(app.backend, DisabledBackend)
+    pk, name, before = make_due("grace").pk, refresh_account.name, timezone.now()
+    ilert.add_fault("token", Fault(429, headers={"Retry-After": "200"}))
+    facts = {"args": [pk], "kwargs": {}, "delivery_info": {}, "retries": 1}
+    outcome: Any = build_tracer(name, app.tasks[name], app=app)("a-task", [pk], {}, facts)
+    assert outcome.info.state == states.RETRY
+    [message] = messages()
+    assert (json.loads(message.body)[:2], message.headers["retries"]) == ([[pk], {}], 2)
+    eta, expires = (datetime.fromisoformat(message.headers[key]) for key in ("eta", "expires"))
+    assert timedelta(seconds=200) <= eta - before <= timedelta(seconds=260)
+    assert expires > eta
 
 
 WITHOUT_A_QUEUE = """

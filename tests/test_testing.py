@@ -67,17 +67,14 @@ def paths(ilert: FakeIlert) -> list[str]:
     return [request.path.rpartition("/")[2] for request in ilert.requests]
 
 
-def test_an_account_is_saved_connected_and_fresh(user: User) -> None:
-    account = ConnectedAccount.objects.get(pk=connected_account(user).pk)
+def test_an_account_is_saved_connected_and_fresh_with_the_scopes_it_is_given(user: User) -> None:
+    made = connected_account(user, scopes=["profile", "source:w"])
+    account = ConnectedAccount.objects.get(pk=made.pk)
     assert str(account) == "grace @ acme"
     assert (account.user, account.status) == (user, Status.CONNECTED)
     assert account.is_fresh(timedelta(minutes=59))
-    assert account.has_scopes("profile")
-
-
-def test_an_account_has_the_scopes_it_is_given(user: User) -> None:
-    account = connected_account(user, scopes=["profile", "source:w"])
     assert account.granted_scope == account.requested_scope == "profile source:w"
+    assert connected_account(user, username="ada").has_scopes("profile")
 
 
 def test_an_account_may_have_expired(user: User) -> None:
@@ -202,20 +199,16 @@ def test_refresh_tokens_may_rotate(account: ConnectedAccount, ilert: FakeIlert) 
         flows.refresh(account, force=True)
 
 
-def test_a_user_may_revoke_the_app(session: IlertSession, ilert: FakeIlert) -> None:
+def test_a_user_may_revoke_the_app_and_connect_again(
+    session: IlertSession, ilert: FakeIlert, browser: Client
+) -> None:
     ilert.revoke()
     assert session.get("/api/users/current").json()["username"] == "grace"
     with pytest.raises(ReconnectRequiredError):
         flows.refresh(session.account)
     assert session.account.reason == Reason.REVOKED_AT_ILERT
-
-
-def test_a_user_may_connect_again_after_that(
-    account: ConnectedAccount, ilert: FakeIlert, browser: Client
-) -> None:
-    ilert.revoke()
     ilert.authorize(browser)
-    assert flows.refresh(ConnectedAccount.objects.get(pk=account.pk)).is_fresh()
+    assert flows.refresh(ConnectedAccount.objects.get()).is_fresh()
 
 
 def test_access_tokens_may_end_before_their_time(session: IlertSession, ilert: FakeIlert) -> None:
@@ -299,15 +292,6 @@ def refusal(session: IlertSession, method: str, path: str, **keywords: Any) -> A
     with pytest.raises(IlertHTTPError) as raised:
         session.request(method, path, **keywords).raise_for_status()
     return raised.value
-
-
-def test_a_scope_that_is_missing_is_named_as_ilert_names_it(
-    session: IlertSession, ilert: FakeIlert
-) -> None:
-    ilert.answer("POST", "/api/alert-sources")
-    error = refusal(session, "POST", "/api/alert-sources", json={})
-    assert isinstance(error, IlertScopeError)
-    assert (error.code, error.missing_scopes) == ("OAUTH2_SCOPE_ERROR", ["source:w"])
 
 
 @pytest.mark.parametrize(
@@ -397,12 +381,11 @@ def test_an_error_has_ilerts_body_and_a_correlation_id(
     assert error.correlation_id == error.response.headers["correlation-id"]
 
 
-def test_an_error_may_have_no_body(session: IlertSession, ilert: FakeIlert) -> None:
+def test_an_error_may_have_no_body_or_one_of_the_tests_own(
+    session: IlertSession, ilert: FakeIlert
+) -> None:
     ilert.answer("GET", PATH, status=404, json=None)
     assert session.get(PATH).content == b""
-
-
-def test_an_error_may_have_a_body_of_the_tests_own(session: IlertSession, ilert: FakeIlert) -> None:
     ilert.answer("GET", PATH, status=402, json={"code": "QUOTA_EXCEEDED", "message": "Enough"})
     error = refusal(session, "GET", PATH)
     assert (error.code, error.message) == ("QUOTA_EXCEEDED", "Enough")
@@ -429,8 +412,12 @@ def test_everybody_has_a_number(user: User, ilert: FakeIlert) -> None:
 def test_the_column_of_the_granted_scope_counts(user: User, ilert: FakeIlert) -> None:
     account = connected_account(user, granted_scope="alert", expires_in=-1)
     ilert.answer("GET", PATH, json=[])
+    ilert.answer("POST", PATH)
     with IlertSession(account) as session:
         assert session.get(PATH).status_code == 200
+        error = refusal(session, "POST", PATH, json={})
+    assert (type(error), error.code) == (IlertScopeError, "OAUTH2_SCOPE_ERROR")
+    assert error.missing_scopes == ["alert:w"]
     assert ConnectedAccount.objects.get().granted_scope == "alert"
 
 
@@ -512,15 +499,6 @@ def test_the_token_endpoint_may_fail_and_recover(
         flows.refresh(account)
     assert raised.value.code == code
     assert flows.refresh(account).is_fresh()
-
-
-def test_the_token_endpoint_may_refuse_for_good(
-    account: ConnectedAccount, ilert: FakeIlert
-) -> None:
-    ilert.answer("POST", client.TOKEN_PATH, status=400, json={"code": "invalid_request"})
-    for _ in range(2):
-        with pytest.raises(IlertRejectedError, match="invalid_request"):
-            flows.refresh(account)
 
 
 def test_requests_are_kept_as_they_came(session: IlertSession, ilert: FakeIlert) -> None:
@@ -686,9 +664,7 @@ def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
 
 
-def test_the_guides_tests_run_as_printed_with_the_fixture_that_is_there(
-    tmp_path: Path,
-) -> None:
+def test_the_guides_tests_run_as_printed_with_the_fixture_that_is_there(tmp_path: Path) -> None:
     blocks = docs.blocks("python", "docs/guides/testing")
     (tmp_path / "test_site.py").write_text("\n\n".join(blocks))
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", folder=tmp_path)

@@ -5,8 +5,10 @@ import hashlib
 import html
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import pytest
@@ -26,6 +28,7 @@ from ilert_standin.browser import authorize
 from ilert_standin.errors import STATUSES
 from ilert_standin.faults import Fault, parse_fault
 from tests.conftest import CALLBACK, AccountFactory, spoil
+from tests.support.failing_database import refused_by_database
 from tests.support.html_page import Page
 from tests.support.other_callers import beside
 
@@ -33,7 +36,7 @@ ACCOUNTS, CONNECT = "/ilert/", "/ilert/connect/"
 ENDED = "This request to connect has ended"
 REJECTED = "ilert did not accept the request"
 UNREACHABLE = "ilert could not be reached"
-RATE_LIMITED, SERVER_ERROR = "ilert is too busy", "ilert has an error of its own"
+RATE_LIMITED, SERVER_ERROR = "ilert is too busy", "ilert is having problems"
 DECLINED = "Access was declined at ilert"
 MISCONFIGURED = "This site is not set up correctly for ilert"
 MESSAGES = "django.contrib.messages.middleware.MessageMiddleware"
@@ -409,7 +412,7 @@ def test_a_reconnect_goes_to_the_tenant_of_the_account(
 def test_a_bad_tenant_is_refused_and_nothing_is_sent(browser: Client, tenant: str) -> None:
     response = browser.post(CONNECT, {"tenant": tenant})
     assert response.status_code == 200
-    assert "Enter your ilert address, such as acme.ilert.com, or only" in text_of(response)
+    assert "Enter your ilert address, such as acme.ilert.com, or just" in text_of(response)
     assert started() == []
 
 
@@ -427,7 +430,7 @@ def test_another_users_account_cannot_be_reconnected(
 ) -> None:
     response = other_browser.post(CONNECT, {"account": account.pk})
     assert response.status_code == 200
-    assert "acme" not in text_of(response).replace("Such as acme.ilert.com, or only acme.", "")
+    assert "acme" not in text_of(response).replace("for example acme.ilert.com or just acme.", "")
     assert started() == []
 
 
@@ -568,7 +571,7 @@ def test_another_user_of_the_same_browser_cannot_finish(
 def test_a_late_callback_ends_on_the_accounts_page(
     browser: Client, callback_url: str, ilert: StandIn
 ) -> None:
-    tamper(expires_at=timezone.now())
+    tamper(expires_at=timezone.now() - timedelta(seconds=1))
     assert_ended(browser, browser.get(callback_url), ilert)
 
 
@@ -590,6 +593,24 @@ def test_a_user_who_logged_out_cannot_finish(
     browser.logout()
     assert browser.get(callback_url)["Location"] == "/login/?next=/ilert/"
     assert ilert.token_requests == []
+
+
+@pytest.mark.django_db
+def test_without_a_session_a_repeated_parameter_asks_for_a_login_as_well(client: Client) -> None:
+    response = client.get("/ilert/callback/?state=one&state=another")
+    assert response["Location"] == "/login/?next=/ilert/"
+
+
+def test_a_user_who_logged_out_keeps_the_way_back(
+    browser: Client, user: User, ilert: StandIn
+) -> None:
+    leaving: Any = browser.post("/ilert/connect/", {"next": "/reports/"})
+    callback_url = authorize(leaving["Location"])
+    browser.logout()
+    after_login = query_of_location(browser.get(callback_url))["next"]
+    browser.force_login(user)
+    page = browser.get(after_login).content.decode()
+    assert '<a href="/ilert/connect/?next=%2Freports%2F" class="ilert-button">' in page
 
 
 class LogsOutMeanwhile:
@@ -674,7 +695,7 @@ def test_who_loses_the_new_grant_with_the_one_it_superseded_is_told_at_once(
 
     meanwhile(end_with_the_old_one)
     page = landing(browser, connect(account=account.pk))
-    assert "ilert has ended the new access together with the one before" in page
+    assert "access to the account. Please reconnect it" in page
     assert "Reconnect grace @ acme" in page
 
 
@@ -754,7 +775,7 @@ def test_a_second_tab_whose_request_was_used_keeps_its_next(
     url = authorize(leave(browser, next="/after/"))
     AuthorizationRequest.objects.update(consumed_at=timezone.now())
     page = Page(browser.get(url, follow=True).content.decode())
-    assert "it was used already" in page.text
+    assert "it has already been used" in page.text
     assert [a.attributes["href"] for a in page.all("a") if a.text == "Back"] == ["/after/"]
     assert ilert.token_requests == []
 
@@ -842,6 +863,23 @@ def test_a_connect_shows_and_logs_no_secret(
         "the-client-secret",
     ]
     assert [secret for secret in secrets if secret in shown] == []
+
+
+def test_a_middleware_that_breaks_on_the_way_to_ilert_shows_no_state(
+    user: User, settings: Any
+) -> None:
+    """Error pages, and e-mails to administrators, show the response by its ``repr``."""
+    settings.DEBUG = settings.SESSION_SAVE_EVERY_REQUEST = True
+    settings.DEBUG_PROPAGATE_EXCEPTIONS = False
+    browser = Client(raise_request_exception=False)
+    browser.force_login(user)
+    with (
+        mock.patch("secrets.token_urlsafe", return_value="a-state-that-nobody-may-see"),
+        refused_by_database("UPDATE", "django_session"),
+    ):
+        page = text_of(browser.post(CONNECT))
+    assert "status_code=302" in page
+    assert "a-state-that" not in page
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
@@ -1124,6 +1162,8 @@ def test_each_view_runs_outside_of_atomic_requests(view: Any) -> None:
 @pytest.fixture
 def without_messages(settings: Any) -> None:
     settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if name != MESSAGES]
+    options = {"context_processors": ["django.template.context_processors.request"]}
+    settings.TEMPLATES = [settings.TEMPLATES[0] | {"OPTIONS": options}]
 
 
 @pytest.mark.usefixtures("without_messages")
@@ -1134,8 +1174,18 @@ def test_a_site_without_messages_can_connect_and_disconnect(browser: Client, con
 
 
 @pytest.mark.usefixtures("without_messages")
-def test_a_site_without_messages_survives_a_deny(browser: Client, connect: Walk) -> None:
-    assert "Go to ilert" in landing(browser, connect(allow=False))
+def test_a_site_without_messages_tells_why_nothing_was_connected(
+    browser: Client, connect: Walk
+) -> None:
+    page = landing(browser, connect(allow=False))
+    assert "Access was declined at ilert" in page
+    assert "Go to ilert" in page
+
+
+@pytest.mark.usefixtures("without_messages")
+def test_a_site_without_messages_tells_each_once(browser: Client, connect: Walk) -> None:
+    assert "grace @ acme is connected." in landing(browser, connect())
+    assert "grace @ acme is connected." not in browser.get("/ilert/").content.decode()
 
 
 def test_a_row_whose_key_is_lost_asks_for_a_reconnect(

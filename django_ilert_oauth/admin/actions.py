@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import messages
@@ -14,15 +16,15 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.translation import gettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext_lazy
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.internal.rows import account_rows, database
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 
-from .outcomes import CHECKED, DISCONNECTED, REFRESHED, Outcomes
+from .outcomes import CHECKED, DISCONNECTED, REFRESHED, Outcomes, Success
 from .revocations import show_pending
 
 if TYPE_CHECKING:
@@ -53,45 +55,78 @@ class Action:
     consequence: StrOrPromise
     #: Accounts of another status are skipped.
     statuses: tuple[Status, ...]
-    #: What does the same to more accounts.
+    #: What does the same to more accounts, and what is said where the site's queue does.
     command: str
+    in_background: StrOrPromise
     run: Callable[[HttpRequest, list[ConnectedAccount]], Outcomes]
 
     def respond(self, admin: AccountAdmin, request: HttpRequest, chosen: Accounts) -> HttpResponse:
         """A page that asks; once it is confirmed, the list or the account with the outcomes."""
         eligible = chosen.filter(status__in=self.statuses)
         count = eligible.count()
+        queue = configured_queue() if count > max_accounts() else None
         if not count:
             messages.warning(request, _("None of the chosen accounts is connected."))
-        elif count > max_accounts() or "post" not in request.POST:
-            return self._ask(admin, request, eligible, count, skipped=chosen.count() - count)
+        elif not self._is_confirmed(request, count, queue):
+            skipped = chosen.count() - count
+            return self._ask(admin, request, eligible, queue, count=count, skipped=skipped)
         else:
-            outcomes = self.run(request, list(eligible.select_related("user").order_by("pk")))
+            accounts = list(eligible.select_related("user").order_by("pk"))
+            outcomes = self._hand_over(queue, accounts) if queue else self.run(request, accounts)
             outcomes.show(request)
             outcomes.log(request)
         return HttpResponseRedirect(_return_url(admin, request))
 
+    def _is_confirmed(self, request: HttpRequest, count: int, queue: Any) -> bool:
+        """In the background, for as many as the page has told: their keys are not sent along."""
+        told = request.POST.get("count", str(count))
+        is_possible = told == str(count) if queue else count <= max_accounts()
+        return "post" in request.POST and is_possible
+
+    def _hand_over(self, queue: Any, accounts: list[ConnectedAccount]) -> Outcomes:
+        queue.enqueue(self.name, [account.pk for account in accounts])
+        entry = gettext("%(action)s: handed to the background") % {"action": self.title}
+        return Outcomes(Success(self.in_background, entry), done=accounts)
+
     def _ask(
-        self, admin: AccountAdmin, request: HttpRequest, chosen: Accounts, count: int, skipped: int
+        self, admin: AccountAdmin, request: HttpRequest, chosen: Accounts, queue: Any, **facts: int
     ) -> HttpResponse:
         limit = max_accounts()
+        accounts = list(chosen.select_related("user").order_by("pk")[:limit])
+        pks = [account.pk for account in accounts]
         context = {
             **admin.admin_site.each_context(request),
             "title": self.title,
+            # What Django's breadcrumbs of a page end with, in each of its versions.
+            "original": self.title,
+            "has_view_permission": True,
             "opts": admin.opts,
             "media": admin.media,
             "action": self,
-            "question": self.question % {"count": count},
-            "count": count,
+            "question": self.question % facts,
+            **facts,
             "max_accounts": limit,
-            "skipped": skipped,
-            "accounts": chosen.select_related("user").order_by("pk")[:limit],
+            "queue": queue,
+            "accounts": accounts,
             "action_checkbox_name": ACTION_CHECKBOX_NAME,
+            "chosen": request.POST.getlist(ACTION_CHECKBOX_NAME) if queue else pks,
+            "select_across": request.POST.get("select_across", "0") if queue else "0",
             "from_account": request.POST.get(FROM_ACCOUNT, ""),
             "return_url": _return_url(admin, request),
         }
         request.current_app = admin.admin_site.name
         return TemplateResponse(request, TEMPLATE, context)
+
+
+def configured_queue() -> Any:
+    """The tasks that a worker of the site takes, Celery's before Django's own; None without one."""
+    for name in ("tasks", "background"):
+        # Without Celery; without Django's tasks; or with a backend that takes none of ours.
+        with suppress(Exception):
+            module = import_module(f"django_ilert_oauth.{name}")
+            if module.has_workers():
+                return module
+    return None
 
 
 def _return_url(admin: AccountAdmin, request: HttpRequest) -> str:
@@ -142,6 +177,7 @@ REFRESH = Action(
     ),
     statuses=(Status.CONNECTED,),
     command="refresh_ilert_tokens --force --within 1d",
+    in_background=_("%(count)d accounts are being refreshed in the background."),
     run=_refresh,
 )
 CHECK = Action(
@@ -156,6 +192,7 @@ CHECK = Action(
     ),
     statuses=(Status.CONNECTED,),
     command="check_ilert_accounts",
+    in_background=_("%(count)d accounts are being checked in the background."),
     run=_check,
 )
 DISCONNECT = Action(
@@ -171,5 +208,6 @@ DISCONNECT = Action(
     ),
     statuses=(Status.CONNECTED, Status.RECONNECT_REQUIRED),
     command="disconnect_ilert_accounts --reason admin",
+    in_background=_("%(count)d accounts are being disconnected in the background."),
     run=_disconnect,
 )

@@ -34,8 +34,7 @@ def account(row: ConnectedAccount | PendingRevocation) -> str:
 
 @admin.display(description=_("client"), ordering="client_id")
 def client(account: ConnectedAccount) -> StrOrPromise:
-    name = conf.client_keys().get((account.api_url, account.client_id))
-    return name or _("not configured")
+    return conf.client_name(account) or _("not configured")
 
 
 @admin.display(description=_("state"), ordering="status")
@@ -102,14 +101,8 @@ def refresh_token(account: ConnectedAccount) -> StrOrPromise:
 def events(account: ConnectedAccount) -> str:
     """The latest."""
     rows = (
-        (
-            relative_time(event.at),
-            event.get_kind_display(),
-            event.get_by_display(),
-            event.code,
-            event.reference,
-        )
-        for event in account.events[:EVENTS]
+        (relative_time(e.at), e.get_kind_display(), e.get_by_display(), e.code, e.reference)
+        for e in account.events[:EVENTS]
     )
     cells = "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>"
     heading = format_html(
@@ -140,7 +133,7 @@ def _storage(account: ConnectedAccount, token_name: str) -> StrOrPromise:
         return _("none")
     number = crypto.key_number(ciphertext, account.place_of(token_name))
     if not number:
-        return _("stored, encrypted; cannot be read: no configured key opens it")
+        return _("stored, encrypted; cannot be read: no configured key decrypts it")
     if number == 1:
         return _("stored, encrypted with the first key")
     return _("stored, encrypted with an old key: run rotate_ilert_keys")

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin import ChoicesFieldListFilter, ModelAdmin, SimpleListFilter
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from django_ilert_oauth.flows._health import (
+    HAS_FAILED,
+    access_has_expired,
+    grant_ends_within,
+    of_configured_clients,
+)
+from django_ilert_oauth.internal.db import database_now
+from django_ilert_oauth.internal.rows import database
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
+from django_ilert_oauth.models.queryset import ENDING_WITHIN
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
@@ -20,21 +29,7 @@ if TYPE_CHECKING:
     AccountAdmin = ModelAdmin[ConnectedAccount]
     Accounts = QuerySet[ConnectedAccount]
 
-DAY, MONTH = timedelta(days=1), timedelta(days=30)
-
-
-def refresh_is_overdue() -> Q:
-    """A healthy account's access ends within the hour, too, and is refreshed before."""
-    return Q(status=Status.CONNECTED, access_token_expires_at__lte=timezone.now())
-
-
-def grant_ends_within(time: timedelta) -> Q:
-    ends_at = timezone.now() + time
-    return Q(status=Status.CONNECTED, refresh_token_expires_at__lte=ends_at)
-
-
-def failed_within(time: timedelta) -> Q:
-    return Q(last_error_at__gte=timezone.now() - time) & ~Q(last_error="")
+DAY = timedelta(days=1)
 
 
 class ReasonFilter(ChoicesFieldListFilter):
@@ -49,10 +44,13 @@ class ExpiryFilter(SimpleListFilter):
     title = _("expiry")
     parameter_name = "expiring"
 
-    CHOICES: dict[str, tuple[StrOrPromise, Callable[[], Q]]] = {
-        "overdue": (_("refresh is overdue"), refresh_is_overdue),
-        "grant-1d": (_("grant ends within 24 hours"), lambda: grant_ends_within(DAY)),
-        "grant-30d": (_("grant ends within 30 days"), lambda: grant_ends_within(MONTH)),
+    CHOICES: dict[str, tuple[StrOrPromise, Callable[[datetime], Q]]] = {
+        "overdue": (
+            _("refresh is overdue"),
+            lambda now: access_has_expired(now) & of_configured_clients(),
+        ),
+        "grant-1d": (_("grant ends within 24 hours"), partial(grant_ends_within, DAY)),
+        "grant-30d": (_("grant ends within 30 days"), partial(grant_ends_within, ENDING_WITHIN)),
     }
 
     def lookups(
@@ -62,7 +60,9 @@ class ExpiryFilter(SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: Accounts) -> Accounts:
         chosen = self.CHOICES.get(self.value() or "")
-        return queryset.filter(chosen[1]()) if chosen else queryset
+        if not chosen:
+            return queryset
+        return queryset.filter(chosen[1](database_now(database())), status=Status.CONNECTED)
 
 
 class ErrorFilter(SimpleListFilter):
@@ -70,14 +70,15 @@ class ErrorFilter(SimpleListFilter):
     parameter_name = "error"
 
     def lookups(
-        self, request: HttpRequest, model_admin: AccountAdmin
+        self, request: HttpRequest, model_admin: ModelAdmin[Any]
     ) -> list[tuple[str, StrOrPromise]]:
-        failed = model_admin.get_queryset(request).exclude(last_error="").order_by("last_error")
+        failed = model_admin.get_queryset(request).filter(HAS_FAILED).order_by("last_error")
         codes = failed.values_list("last_error", flat=True).distinct()
-        return [("day", _("in the last day")), *((code, code) for code in codes)]
+        return [("any", _("any error")), *((code, code) for code in codes)]
 
-    def queryset(self, request: HttpRequest, queryset: Accounts) -> Accounts:
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         code = self.value()
-        if code == "day":
-            return queryset.filter(failed_within(DAY))
-        return queryset.filter(last_error=code) if code else queryset
+        if not code:
+            return queryset
+        failed = queryset.filter(HAS_FAILED)
+        return failed if code == "any" else failed.filter(last_error=code)

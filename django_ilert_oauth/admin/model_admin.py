@@ -5,8 +5,8 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_permission_codename, get_user_model
-from django.core.exceptions import FieldDoesNotExist
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -14,6 +14,7 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext_lazy as _
 
 from django_ilert_oauth.conf import conf
+from django_ilert_oauth.flows._history import By, acting
 from django_ilert_oauth.internal.rows import database
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.views import outside_transactions
@@ -23,7 +24,7 @@ from .actions import CHECK, DISCONNECT, REFRESH, Action
 from .filters import ErrorFilter, ExpiryFilter, ReasonFilter
 from .read_only import ReadOnlyAdmin, warn_if_read_only
 from .revocations import show_pending
-from .summary import figures
+from .summary import summary
 
 ACTIONS = {action.name: action for action in (REFRESH, CHECK, DISCONNECT)}
 
@@ -52,6 +53,17 @@ HEALTH: list[Any] = ["refreshed_at", "last_error", "last_error_at"]
 HISTORY: list[Any] = [display.events]
 
 
+#: Where there are more, the bar of dates is left out: it reads each.
+MAX_DATED = 100_000
+
+
+class AccountList(ChangeList):
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        if self.result_count > MAX_DATED:
+            self.date_hierarchy = None
+
+
 @admin.register(ConnectedAccount)
 class ConnectedAccountAdmin(ReadOnlyAdmin):
     list_display = [
@@ -78,15 +90,19 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
     ]
     readonly_fields = [*IDENTITY, *ACCESS, *HEALTH, *HISTORY]
 
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return AccountList
+
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         """The client only where there is more than one."""
         first, *others = self.list_display
         return [first, display.client, *others] if conf.clients else [first, *others]
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
-        user_model = get_user_model()
-        names = [user_model.USERNAME_FIELD, user_model.get_email_field_name()]
-        of_user = [f"user__{name}" for name in dict.fromkeys(names) if _has_field(user_model, name)]
+        model = get_user_model()
+        fields = {field.name for field in model._meta.fields}
+        names = dict.fromkeys([model.USERNAME_FIELD, model.get_email_field_name()])
+        of_user = [f"user__{name}" for name in names if name in fields]
         return ["tenant_id", "username", "display_name", "email", *of_user]
 
     def has_refresh_permission(self, request: HttpRequest) -> bool:
@@ -122,7 +138,7 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         warn_if_read_only(request)
-        health = partial(figures, self.get_queryset(request))
+        health = partial(summary, self.get_queryset(request))
         context = {"health": health, **(extra_context or {})}
         response = super().changelist_view(request, context)
         if isinstance(response, TemplateResponse) and response.context_data is not None:
@@ -147,13 +163,20 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
         context = {"revokes": conf.revoke_on_delete, **(extra_context or {})}
         return super().delete_view(request, object_id, context)
 
+    def save_model(self, request: HttpRequest, *args: Any) -> None:
+        """Not in this panel, which is read-only, but in one that a site has made of it."""
+        with acting(By.ADMIN):
+            super().save_model(request, *args)
+
     def delete_model(self, request: HttpRequest, obj: ConnectedAccount) -> None:
-        super().delete_model(request, obj)
+        with acting(By.ADMIN):
+            super().delete_model(request, obj)
         self._after_deletion(request, [obj.uuid])
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ConnectedAccount]) -> None:
         uuids = list(queryset.values_list("uuid", flat=True))
-        super().delete_queryset(request, queryset)
+        with acting(By.ADMIN):
+            super().delete_queryset(request, queryset)
         self._after_deletion(request, uuids)
 
     def _after_deletion(self, request: HttpRequest, uuids: list[UUID]) -> None:
@@ -166,11 +189,3 @@ class ConnectedAccountAdmin(ReadOnlyAdmin):
     def _may(self, request: HttpRequest, action: str) -> bool:
         codename = get_permission_codename(action, self.opts)
         return request.user.has_perm(f"{self.opts.app_label}.{codename}")
-
-
-def _has_field(model: Any, name: str) -> bool:
-    try:
-        model._meta.get_field(name)
-    except FieldDoesNotExist:
-        return False
-    return True

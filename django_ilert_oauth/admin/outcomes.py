@@ -11,8 +11,8 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.http import HttpRequest
 from django.utils.translation import gettext, gettext_lazy, ngettext_lazy
 
-from django_ilert_oauth.flows._bulk.runner import RunResult
-from django_ilert_oauth.internal.error_messages import STOPPED
+from django_ilert_oauth.error_messages import STOPPED
+from django_ilert_oauth.flows._bulk.run_result import RunResult
 from django_ilert_oauth.models import ConnectedAccount
 
 if TYPE_CHECKING:

@@ -3,9 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
 from django.utils.translation import gettext
 
 from django_ilert_oauth.conf import conf
@@ -35,15 +33,8 @@ class ReadOnlyAdmin(AnyAdmin):
     def response_delete(self, request: HttpRequest, obj_display: str, obj_id: Any) -> HttpResponse:
         """Back to the list: Django leads there only who may change rows."""
         response = super().response_delete(request, obj_display, obj_id)
-        if not isinstance(response, HttpResponseRedirect) or not self.has_view_permission(request):
-            return response
-        meta, site = self.opts, self.admin_site.name
-        url = reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist", current_app=site)
-        kept: dict[str, Any] = {
-            "preserved_filters": self.get_preserved_filters(request),
-            "opts": meta,
-        }
-        return HttpResponseRedirect(add_preserved_filters(kept, url))
+        is_popup = not isinstance(response, HttpResponseRedirect)
+        return response if is_popup else self.response_post_save_change(request, None)
 
 
 def warn_if_read_only(request: HttpRequest) -> None:

@@ -16,6 +16,7 @@ from django_ilert_oauth.internal.rows import pending_revocations
 from django_ilert_oauth.models import PendingRevocation
 
 from . import display
+from .filters import ErrorFilter
 from .read_only import ReadOnlyAdmin
 
 
@@ -35,7 +36,7 @@ def next_attempt(pending: PendingRevocation) -> str:
 def given_up(pending: PendingRevocation) -> str:
     if pending.given_up_at is None:
         return "-"
-    advice = gettext("if the grant is still alive, have the user remove this app in ilert")
+    advice = gettext("if the grant is still valid, have the user remove this app in ilert")
     return format_html("{}: {}", display.relative_time(pending.given_up_at), advice)
 
 
@@ -57,14 +58,14 @@ FIELDS: list[Any] = [
 class PendingRevocationAdmin(ReadOnlyAdmin):
     list_display = [
         display.account,
-        "api_url",
         since,
         "attempts",
         display.last_error,
         next_attempt,
         given_up,
+        "api_url",
     ]
-    list_filter = [("given_up_at", admin.EmptyFieldListFilter), "last_error", "api_url"]
+    list_filter = [("given_up_at", admin.EmptyFieldListFilter), ErrorFilter, "api_url"]
     search_fields = ["tenant_id", "username"]
     fieldsets = [(None, {"fields": FIELDS})]
     readonly_fields = FIELDS

@@ -1,19 +1,23 @@
-"""A few numbers above the list, each a link to the accounts it counts."""
+"""How the accounts are, above their list: numbers that lead to what they count."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
-from django.db.models import Count, Q, QuerySet
 from django.utils.translation import gettext_lazy as _
 
-from django_ilert_oauth.models import ConnectedAccount, Status
-
-from .filters import DAY, MONTH, failed_within, grant_ends_within, refresh_is_overdue
+from django_ilert_oauth import flows
+from django_ilert_oauth.internal.db import database_now
+from django_ilert_oauth.internal.rows import database
+from django_ilert_oauth.models import LastRun
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
+
+#: Tokens of ilert live for an hour.
+MAX_SILENCE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -26,23 +30,27 @@ class Figure:
     count: int
 
 
-def figures(accounts: QuerySet[ConnectedAccount]) -> list[Figure]:
-    """By one query."""
-    rows: list[tuple[StrOrPromise, str, str, Q]] = [
-        (_("connected"), "status__exact=connected", "good", Q(status=Status.CONNECTED)),
-        (
-            _("need reconnecting"),
-            "status__exact=reconnect_required",
-            "bad",
-            Q(status=Status.RECONNECT_REQUIRED),
-        ),
-        (_("refresh is overdue"), "expiring=overdue", "plain", refresh_is_overdue()),
-        (_("grant ends within 30 days"), "expiring=grant-30d", "warning", grant_ends_within(MONTH)),
-        (_("failed in the last day"), "error=day", "bad", failed_within(DAY)),
+@dataclass(frozen=True)
+class Summary:
+    figures: list[Figure]
+    #: Nothing refreshes what has expired.
+    is_idle: bool
+
+
+def summary(accounts: Any) -> Summary:
+    health = flows.health(accounts)
+    reconnect = "status__exact=reconnect_required"
+    figures = [
+        Figure(_("connected"), "status__exact=connected", "good", health.connected),
+        Figure(_("need reconnecting"), reconnect, "bad", health.needs_reconnecting),
+        Figure(_("refresh is overdue"), "expiring=overdue", "plain", health.overdue),
+        Figure(_("grant ends within 30 days"), "expiring=grant-30d", "warning", health.ending),
+        Figure(_("failing"), "status__exact=connected&error=any", "bad", health.failing),
     ]
-    counts = {f"n{number}": Count("pk", filter=row[3]) for number, row in enumerate(rows)}
-    found = accounts.aggregate(**counts)
-    return [
-        Figure(label, query, severity, found[f"n{number}"])
-        for number, (label, query, severity, _condition) in enumerate(rows)
-    ]
+    return Summary(figures, is_idle=bool(health.overdue) and _is_idle(health))
+
+
+def _is_idle(health: flows.Health) -> bool:
+    oldest = database_now(database()) - MAX_SILENCE
+    kinds = (LastRun.Kind.REFRESH, LastRun.Kind.QUEUE)
+    return all(health.last_runs.get(kind, oldest) <= oldest for kind in kinds)

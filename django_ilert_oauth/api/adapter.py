@@ -19,7 +19,7 @@ from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.oauth.secret import Secret
 
 from . import retry
-from .bearer import Bearer
+from .bearer import Bearer, is_header_value
 from .responses import error_response
 
 _require_safe = lru_cache(transport.require_safe)
@@ -102,8 +102,7 @@ class BearerAdapter(BaseAdapter):
 
 
 def _with_token(request: requests.PreparedRequest, token: Secret) -> requests.PreparedRequest:
-    if not (token.reveal().isascii() and token.reveal().isprintable()):
-        # The error of http.client would show it.
+    if not is_header_value(token):
         raise requests.exceptions.InvalidHeader("No header can hold the account's access token.")
     return transport.authorized(request.copy(), token) if token else request
 
@@ -112,8 +111,7 @@ def require_within(url: str | None, api_url: str) -> None:
     """Raises ``EndpointMismatchError``, and ``IlertOAuthError`` for plain http."""
     if not is_within(url, api_url):
         raise EndpointMismatchError(
-            "The URL is outside of the account's api_url, and what is meant for ilert goes there "
-            "only."
+            "The URL is not below the account's api_url, and tokens are sent only there."
         )
     _require_safe(api_url)
 

@@ -14,6 +14,11 @@ from django_ilert_oauth.oauth.secret import Secret
 logger = logging.getLogger(__name__)
 
 
+def is_header_value(token: Secret) -> bool:
+    """Whether a header can hold it: else the error of an HTTP library would show it."""
+    return token.reveal().isascii() and token.reveal().isprintable()
+
+
 class Bearer:
     """An account whose token is decrypted once, and not for each request."""
 

@@ -12,7 +12,8 @@ from django_ilert_oauth.oauth.transport import pause_after_429, retry_after
 
 RATE_LIMITED = 429
 RETRY_STATUSES = frozenset({RATE_LIMITED, 502, 503, 504})
-#: For a gateway. A rate limit passes, so only ``max_wait`` says how often that is waited for.
+#: For a gateway; the default ``max_wait`` of ``IlertSession`` leaves no time for more. A rate limit
+#: passes, so only ``max_wait`` says how often that is waited for.
 MAX_RETRIES = 3
 
 

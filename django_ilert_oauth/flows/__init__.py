@@ -1,14 +1,14 @@
-"""What can be done to an account. Flows alone write tokens and send signals."""
+"""What can be done with accounts: connect, refresh, check, disconnect. Only flows write tokens."""
 
 from ._async import acheck, adisconnect, aget_access_token, arefresh
 from ._bulk.check import CheckResult, check_many
 from ._bulk.refresh import BulkResult, refresh_many
+from ._bulk.revocations import RevocationResult, revoke_pending
 from ._check import check
 from ._connect import finish_connect, start_connect
 from ._disconnect import DisconnectResult, disconnect, disconnect_many
 from ._health import Health, export, health
 from ._refresh import get_access_token, refresh
-from ._revocation import RevocationResult, revoke_pending
 from ._rotate_keys import RotationResult, rotate_keys
 
 __all__ = [

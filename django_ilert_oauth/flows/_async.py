@@ -21,19 +21,19 @@ from ._working_copy import fresh_token
 
 
 async def aget_access_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> str:
-    """Does what ``get_access_token`` does; a fresh token costs no change of thread."""
+    """Does the same as ``get_access_token``; a fresh token is returned without another thread."""
     if token := fresh_token(account, margin=margin):
         return token.reveal()
     return await sync_to_async(get_access_token)(account, margin=margin)
 
 
 async def arefresh(account: ConnectedAccount, *, force: bool = False) -> ConnectedAccount:
-    """Does what ``refresh`` does."""
+    """Does the same as ``refresh``, from async code."""
     return await sync_to_async(refresh)(account, force=force)
 
 
-#: As ``check``.
+#: Does the same as ``check``, from async code.
 acheck = sync_to_async(check)
 
-#: As ``disconnect``.
+#: Does the same as ``disconnect``, from async code.
 adisconnect = sync_to_async(disconnect)

@@ -11,11 +11,13 @@ from django.http import HttpRequest, QueryDict
 from django_ilert_oauth.exceptions import AuthorizationDeniedError
 from django_ilert_oauth.oauth.secret import Secret
 
+_PARAMETERS = frozenset({"code", "error", "state"})
 _HEADERS = frozenset(
     {
         "referer",
         "x-envoy-original-path",
         "x-forwarded-uri",
+        "x-ms-original-url",
         "x-original-uri",
         "x-original-url",
         "x-rewrite-url",
@@ -35,10 +37,13 @@ _NAMES = (
 def take_parameters(request: HttpRequest) -> dict[str, list[Secret]]:
     """Takes them out of the request, whose ``repr`` and error pages would show the secrets."""
     taken: dict[str, list[Secret]] = vars(request).setdefault("ilert_oauth_parameters", {})
-    for name, values in _lists(request):
-        taken[name] = [Secret(str(value)) for value in values]
+    for number, (name, values) in enumerate(_lists(request)):
+        # A query that was encoded twice is one name, with the code in it.
+        key = name if name in _PARAMETERS else f"other {number}"
+        taken[key] = [Secret(str(value)) for value in values]
     request.GET = QueryDict()
     request.META.update(dict.fromkeys(request.META.keys() & set(_NAMES), ""))
+    _take_out_of_events(request.META)
     if "headers" in vars(request):  # made of META when it was asked for
         del request.headers
     if scope := getattr(request, "scope", None):
@@ -71,3 +76,11 @@ def _take_out_of_scope(scope: dict[str, Any]) -> None:
         (name, b"" if name.decode("latin-1").lower() in _HEADERS else value)
         for name, value in scope.get("headers", ())
     ]
+    _take_out_of_events(scope)
+
+
+def _take_out_of_events(environ: dict[str, Any]) -> None:
+    """What runs functions, as AWS Lambda does, keeps what it was called with."""
+    for name, value in environ.items():
+        if name.endswith("event") and isinstance(value, dict):
+            environ[name] = {key: value[key] for key in value if "query" not in key.lower()}

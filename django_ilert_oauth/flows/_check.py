@@ -15,8 +15,8 @@ from django_ilert_oauth.oauth.responses import TokenInfo
 
 from ._client import open_clients, require_client
 from ._history import By, Kind, record
-from ._lease import Look, look_at
-from ._refresh import conclude, is_too_early, refresh_by
+from ._lease import Snapshot, reload
+from ._refresh import conclude, is_too_early, refresh_in_context
 from ._refresh_request import CHECK_ERRORS, ERROR_COLUMNS, Outcome, Requester
 from ._steps import Steps, run_now
 from ._transactions import reconnecting
@@ -33,15 +33,15 @@ Refresh = Callable[[ConnectedAccount], Steps[Outcome]]
 
 
 def check(account: ConnectedAccount) -> ConnectedAccount:
-    """Stores tenant, username and scope as ilert names them, and returns the account.
+    """Asks ilert for tenant, username and scope, stores them, and returns the same account.
 
-    A token that has expired, or that ilert calls inactive, is refreshed first, which shows whether
-    the grant is still there. A user who removed the app at ilert is noticed only then: the last
-    access token works on until it expires.
+    A token that has expired, or that ilert reports as inactive, is refreshed first, which shows
+    whether the grant still exists. If a user has removed the app at ilert, only that refresh
+    notices it: the last access token works until it expires.
 
     Raises what ``get_access_token`` raises, and ``IlertRejectedError`` with the code
-    ``identity_taken`` (another account of the user has that name already) or ``inactive_token``
-    (although just refreshed). Each error leaves the tokens as they were.
+    ``identity_taken`` (the user already has another account with this tenant and username) or
+    ``inactive_token`` (ilert reports even a new token as inactive).
     """
     with reconnecting(), open_clients() as client_for:
         run_now(check_steps(account, Requester(client_for), _refresh_now))
@@ -51,31 +51,31 @@ def check(account: ConnectedAccount) -> ConnectedAccount:
 def check_steps(account: ConnectedAccount, requester: Requester, refresh: Refresh) -> Steps[bool]:
     """Whether ilert named anything else than what was stored; raises as ``check`` does."""
     require_client(account)
-    look = look_at(account)
+    snapshot = reload(account)
     try:
         for _ in range(MAX_ATTEMPTS):
-            info = yield from _info(look, requester, refresh)
+            info = yield from _info(snapshot, requester, refresh)
             changes = _changes(account, info)
             if not changes or _store(account, changes):
                 return bool(changes.keys() - ERROR_COLUMNS)
             yield PAUSE
-            look = look_at(account)
+            snapshot = reload(account)
     except IlertRejectedError as error:
         if error.code in CHECK_ERRORS:
-            _note(look, error.code)
+            _note(snapshot, error.code)
         raise
     raise IlertUnavailableError("The account keeps changing. Check it again.", code="busy")
 
 
 def _refresh_now(account: ConnectedAccount) -> Steps[Outcome]:
     """As every caller of ``refresh`` does, inside of a transaction, too."""
-    yield from ()
-    return refresh_by(account, is_too_early)
+    yield from ()  # Only makes this a generator.
+    return refresh_in_context(account, is_too_early)
 
 
-def _info(look: Look, requester: Requester, refresh: Refresh) -> Steps[TokenInfo]:
-    account = look.account
-    if not account.is_fresh(now=look.now):
+def _info(snapshot: Snapshot, requester: Requester, refresh: Refresh) -> Steps[TokenInfo]:
+    account = snapshot.account
+    if not account.is_fresh(now=snapshot.now):
         conclude(account, (yield from refresh(account)))
     info = yield from _ask(account, requester)
     if not info.active:
@@ -83,7 +83,7 @@ def _info(look: Look, requester: Requester, refresh: Refresh) -> Steps[TokenInfo
         info = yield from _ask(account, requester)
     if not info.active:
         raise IlertRejectedError(
-            "ilert calls a new token inactive.", code="inactive_token", status=200
+            "ilert reports a new token as inactive.", code="inactive_token", status=200
         )
     return info
 
@@ -111,7 +111,7 @@ def _changes(account: ConnectedAccount, info: TokenInfo) -> dict[str, Any]:
 def _store(account: ConnectedAccount, changes: dict[str, Any]) -> bool:
     """False where the account has changed: then nothing is written.
 
-    A refresh under way is not in the way, since its response says nothing of names.
+    A refresh under way is not in the way, since its response names neither tenant nor user.
     """
     try:
         with transaction.atomic(using=database()):
@@ -124,13 +124,14 @@ def _store(account: ConnectedAccount, changes: dict[str, Any]) -> bool:
         is_taken = False
     if is_taken:
         raise IlertRejectedError(
-            "The user has another account of the name that ilert gives this one now. Delete one.",
+            "Another account of this user already has the tenant and username that ilert now "
+            "reports for this one. Delete one.",
             code="identity_taken",
             status=200,
         )
     if is_stored:
         account.take_stored(changes)
-        logger.info("Account %s was brought into line with ilert", account.pk)
+        logger.info("Account %s was updated to match ilert", account.pk)
     return is_stored
 
 
@@ -141,10 +142,10 @@ def _record(account: ConnectedAccount, changes: dict[str, Any]) -> None:
         record(account, Kind.SCOPES_CHANGED, By.ILERT)
 
 
-def _note(look: Look, code: str) -> None:
-    error = {"last_error": code, "last_error_at": look.now}
-    if _unchanged(look.account).update(**error):
-        look.account.take_stored(error)
+def _note(snapshot: Snapshot, code: str) -> None:
+    error = {"last_error": code, "last_error_at": snapshot.now}
+    if _unchanged(snapshot.account).update(**error):
+        snapshot.account.take_stored(error)
 
 
 def _unchanged(account: ConnectedAccount) -> Any:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from typing import TypeVar
 
 from django_ilert_oauth.conf import Client, conf
 from django_ilert_oauth.exceptions import EndpointMismatchError, IlertUnavailableError
 from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount
 from django_ilert_oauth.oauth.client import IlertClient
 
+Key = TypeVar("Key")
+
 
 def require_writable() -> None:
-    """Raises ``IlertUnavailableError`` on a copy of a site, which is to end no grant of its own."""
+    """Raises ``IlertUnavailableError`` on a copy of a site: it must not end the site's grants."""
     if conf.read_only:
         raise IlertUnavailableError(
             "ILERT_OAUTH_READ_ONLY is on: nothing is connected, refreshed or revoked here.",
@@ -31,8 +34,8 @@ def require_client(row: ConnectedAccount | AuthorizationRequest) -> None:
     """Raises ``EndpointMismatchError`` where the client of the grant is not configured."""
     if not conf.has_client(row.api_url, row.client_id):
         raise EndpointMismatchError(
-            "The account was connected at another ilert or by another client than the settings "
-            "name. Add its client to ILERT_OAUTH_CLIENTS, or have the user reconnect."
+            "The account belongs to an ilert or a client that is not configured. Add its client "
+            "to ILERT_OAUTH_CLIENTS, or have the user reconnect."
         )
 
 
@@ -57,12 +60,14 @@ def open_for_revocation(api_url: str) -> IlertClient:
 
 
 @contextmanager
-def open_clients() -> Iterator[Callable[[ConnectedAccount], IlertClient]]:
-    """For each account the client that its grant was given to, opened when it is first needed."""
+def opened_once(open_: Callable[[Key], IlertClient]) -> Iterator[Callable[[Key], IlertClient]]:
+    """Yields a function that opens the client for each key on first use; all are closed at last."""
     with ExitStack() as stack:
+        yield cache(lambda key: stack.enter_context(open_(key)))
 
-        @cache
-        def opened(client: Client) -> IlertClient:
-            return stack.enter_context(open_client(client))
 
+@contextmanager
+def open_clients() -> Iterator[Callable[[ConnectedAccount], IlertClient]]:
+    """Yields a function from account to client."""
+    with opened_once(open_client) as opened:
         yield lambda account: opened(client_of(account))

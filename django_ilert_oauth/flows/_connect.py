@@ -4,63 +4,42 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import logging
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import partial
 from uuid import UUID
 
 from django.core.exceptions import PermissionDenied
-from django.db import DatabaseError, transaction
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.encoding import iri_to_uri
 
 from django_ilert_oauth.conf import Client, conf, is_tenant
-from django_ilert_oauth.exceptions import (
-    AuthorizationDeniedError,
-    IlertOAuthError,
-    IlertRejectedError,
-    IlertUnavailableError,
-    ReconnectRequiredError,
-)
+from django_ilert_oauth.exceptions import AuthorizationDeniedError
 from django_ilert_oauth.internal import account_selection, authorization_request
-from django_ilert_oauth.internal import scopes as scope_names
-from django_ilert_oauth.internal.db import database_now
 from django_ilert_oauth.internal.return_urls import safe_next_url
-from django_ilert_oauth.internal.rows import (
-    TOKEN_COLUMNS,
-    account_rows,
-    database,
-    pending_revocations,
-)
+from django_ilert_oauth.internal.rows import account_rows, pending_revocations
 from django_ilert_oauth.internal.setting_values import DEFAULT_CLIENT
-from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount, Reason, Status
-from django_ilert_oauth.oauth.client import IlertClient, authorization_url
-from django_ilert_oauth.oauth.responses import CurrentUser, TokenInfo, TokenResponse, error_code
+from django_ilert_oauth.models import AuthorizationRequest, ConnectedAccount
+from django_ilert_oauth.oauth.client import authorization_url
+from django_ilert_oauth.oauth.responses import error_code
 from django_ilert_oauth.oauth.secret import Secret
-from django_ilert_oauth.signals import account_connected, account_revoked
+from django_ilert_oauth.signals import account_connected
 
 from ._callback_params import single_parameters
 from ._client import client_of, open_client, require_writable
-from ._history import By, Kind, record
-from ._revocation import keep_for_revocation
+from ._grant import (
+    exchange_code,
+    fetch_grant,
+    may_be_stored,
+    require_active,
+    revoke_quietly,
+    store_grant,
+    store_names,
+)
 from ._signals import send_signal
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Grant:
-    """What ilert has given, and to whom; lifetimes count from ``given_at``."""
-
-    tokens: TokenResponse
-    given_at: datetime
-    info: TokenInfo
-    scope: str
-    profile: CurrentUser | None
+from ._transactions import retry_transaction
 
 
 def start_connect(
@@ -73,20 +52,20 @@ def start_connect(
     client: str = "",
     keep_scopes: bool = True,
 ) -> str:
-    """Returns the URL at ilert to send the user's browser to.
+    """Returns the URL at ilert to which to redirect the user's browser.
 
-    The user is asked for ``ILERT_OAUTH_SCOPES`` and ``scopes``; for an ``account`` to reconnect
-    also for what it asked for before, at its tenant and by its client. ``client`` names another
-    one. Without an account, who will log in at ilert is not known, so what the user's accounts of
-    the client hold is asked for, too, unless ``keep_scopes`` is false. A ``next_url`` that leads
-    off this site is dropped. Raises ``ValueError`` for a ``tenant`` that is not a host label,
-    ``ImproperlyConfigured`` for an unknown client, ``PermissionDenied`` for a visitor who is not
-    logged in or whose account it is not, and ``IlertUnavailableError`` where
-    ``ILERT_OAUTH_READ_ONLY`` is on.
+    The user is asked for ``ILERT_OAUTH_SCOPES`` and ``scopes``. An ``account`` is reconnected at
+    its tenant and with its client, unless ``tenant`` or ``client`` names another, and keeps its
+    scopes. Without an account, nobody knows yet who will log in at ilert, so the user is also asked
+    for the scopes of their accounts of this client, unless ``keep_scopes`` is false.
+
+    A ``next_url`` off this site is ignored. Raises ``PermissionDenied`` if the user is not logged
+    in or may not manage the account, ``ValueError`` for a malformed ``tenant``,
+    ``ImproperlyConfigured`` for an unknown client, ``IlertUnavailableError`` on a read-only copy.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied("Log in before connecting an ilert account.")
-    if account is not None and account.user_id != request.user.pk:
+    if account is not None and not account_selection.may_manage(request, account):
         raise PermissionDenied("The account belongs to another user.")
     name = client or _client_name(account)
     chosen = conf.client(name)
@@ -106,17 +85,19 @@ def start_connect(
 
 
 def finish_connect(request: HttpRequest) -> ConnectedAccount:
-    """Turns the callback into a connected account; a reload of it returns the same one again.
+    """Connects the account when ilert sends the user back with this request, and returns it.
+
+    If the user reloads the callback, the same account is returned without a request to ilert.
 
     Raises ``StateError``, ``AuthorizationDeniedError``, ``IlertUnavailableError`` or
-    ``IlertRejectedError``: then nothing is stored, an existing connection is unchanged, and a
-    grant that ilert has given meanwhile is revoked if possible. Raises ``ReconnectRequiredError``
-    where the new grant has ended with the one that it superseded.
+    ``IlertRejectedError`` if nothing was connected: an existing connection is unchanged, and a
+    grant that ilert has already given is revoked if possible. Raises ``ReconnectRequiredError`` if
+    ilert ended the new grant together with the one that it replaced.
     """
     parameters = single_parameters(request)
     found = authorization_request.find(request, parameters.get("state", Secret()))
     if found.connected_uuid:
-        return _already_connected(found.user_id, found.connected_uuid)
+        return _already_connected(request, found.connected_uuid)
     consumed_at = authorization_request.consume(found)
     account, created = _exchange(request, found, _code(parameters), consumed_at)
     send_signal(account_connected, account, request=request, created=created)
@@ -124,10 +105,10 @@ def finish_connect(request: HttpRequest) -> ConnectedAccount:
 
 
 def _client_name(account: ConnectedAccount | None) -> str:
-    """Of an account whose client is not configured any more, another one takes over."""
+    """The default client takes over when the account's own is no longer configured."""
     if account is None:
         return DEFAULT_CLIENT
-    return conf.client_keys().get((account.api_url, account.client_id), DEFAULT_CLIENT)
+    return conf.client_name(account) or DEFAULT_CLIENT
 
 
 def _authorize_base(client: Client, tenant: str | None, account: ConnectedAccount | None) -> str:
@@ -164,10 +145,10 @@ def _challenge(code_verifier: Secret) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
 
-def _already_connected(user_id: Any, uuid: UUID) -> ConnectedAccount:
-    account = account_rows().filter(user_id=user_id, uuid=uuid).first()
-    if account is None:
-        raise authorization_request.used()
+def _already_connected(request: HttpRequest, uuid: UUID) -> ConnectedAccount:
+    account = account_rows().filter(uuid=uuid).first()
+    if account is None or not account_selection.may_manage(request, account):
+        raise authorization_request.used_error()
     return account
 
 
@@ -188,133 +169,17 @@ def _exchange(
     request: HttpRequest, found: AuthorizationRequest, code: Secret, given_at: datetime
 ) -> tuple[ConnectedAccount, bool]:
     with open_client(client_of(found)) as client:
-        tokens = client.exchange_code(code, found.code_verifier)
+        tokens = exchange_code(client, found, code)
         try:
-            grant = _describe(client, found, tokens, given_at)
-            account, created, revocation = _store(found, grant)
+            grant = fetch_grant(client, found, tokens, given_at)
+            store = partial(store_grant, request, found, grant)
+            account, created, revocation = retry_transaction(store)
         except BaseException:
-            _revoke_quietly(client, tokens)
+            if not may_be_stored(found):
+                revoke_quietly(client, tokens)
             raise
+        # One that is no longer pending was sent after the commit.
         if revocation and not pending_revocations().filter(pk=revocation).exists():
-            _require_active(client, account, request)
-    _store_names(account, grant.profile)
+            require_active(client, account, request)
+    store_names(account, grant.profile)
     return account, created
-
-
-def _describe(
-    client: IlertClient, found: AuthorizationRequest, tokens: TokenResponse, given_at: datetime
-) -> _Grant:
-    info = client.token_info(tokens.access_token)
-    if not info.active:
-        raise IlertRejectedError("ilert's new token is not active.", code="inactive_token")
-    scope = info.scope or tokens.scope or found.requested_scope
-    may_ask = scope_names.covers(scope, "profile")
-    profile = _profile(client, tokens) if may_ask else None
-    return _Grant(tokens, given_at, info, scope, profile)
-
-
-def _profile(client: IlertClient, tokens: TokenResponse) -> CurrentUser | None:
-    """Names are only shown: without them the account is connected all the same."""
-    try:
-        return client.current_user(tokens.access_token)
-    except (IlertUnavailableError, IlertRejectedError) as error:
-        logger.warning("The profile of a new grant could not be read: %s", error.code)
-        return None
-
-
-def _store(found: AuthorizationRequest, grant: _Grant) -> tuple[ConnectedAccount, bool, int | None]:
-    """In place: the same person in the same tenant keeps the row, and the old grant ends.
-
-    Returns the account, whether it is new, and the key of the superseded grant's revocation.
-    """
-    identity: dict[str, Any] = {
-        "user_id": found.user_id,
-        "api_url": found.api_url,
-        "tenant_id": grant.info.tenant_id,
-        "username": grant.info.username,
-    }
-    with transaction.atomic(using=database()):
-        account, created = account_rows().select_for_update().get_or_create(**identity)
-        keep_for_revocation(account, unless=grant.tokens.refresh_token)
-        revocations = pending_revocations().filter(account_uuid=account.uuid).order_by("-pk")
-        revocation = revocations.values_list("pk", flat=True).first()
-        old_scope = account.granted_scope
-        _connect(account, found, grant)
-        account.save(using=database())
-        record(account, Kind.CONNECTED if created else Kind.RECONNECTED, By.USER)
-        if not created and old_scope != account.granted_scope:
-            record(account, Kind.SCOPES_CHANGED, By.USER)
-        authorization_request.note_connected(found, account)
-    return account, created, revocation
-
-
-def _connect(account: ConnectedAccount, found: AuthorizationRequest, grant: _Grant) -> None:
-    account.client_id = found.client_id
-    account.refresh_token = ""
-    account.refresh_token_expires_at = None
-    account.take_tokens(grant.tokens, grant.given_at)
-    account.requested_scope, account.granted_scope = found.requested_scope, grant.scope
-    account.status, account.reason = Status.CONNECTED, ""
-    account.status_changed_at = account.connected_at = database_now(database())
-    account.refreshed_at = account.last_error_at = None
-    account.last_error = account.lease_id = ""
-    account.lease_ends_ms = 0
-    if grant.profile is not None:
-        account.ilert_user_id = grant.profile.id
-
-
-def _store_names(account: ConnectedAccount, profile: CurrentUser | None) -> None:
-    """By a statement of their own: not every database can keep every character."""
-    if profile is None:
-        return
-    names = {"display_name": profile.display_name, "email": profile.email}
-    try:
-        with transaction.atomic(using=database()):
-            account_rows().filter(pk=account.pk, uuid=account.uuid).update(**names)
-    except DatabaseError as error:
-        kind = type(error).__name__
-        logger.warning("The names of account %s could not be stored: %s", account.pk, kind)
-    else:
-        account.take_stored(names)
-
-
-def _require_active(client: IlertClient, account: ConnectedAccount, request: HttpRequest) -> None:
-    """Raises ``ReconnectRequiredError`` where a server ends a grant with a superseded token."""
-    try:
-        is_active = client.token_info(account.access_token).active
-    except (IlertUnavailableError, IlertRejectedError) as error:
-        logger.warning("Account %s could not be checked: %s", account.pk, error.code)
-        return
-    if not is_active:
-        _end(account, request)
-        raise ReconnectRequiredError(
-            "ilert ended the new grant with the one that it superseded. Connect again.", status=200
-        )
-
-
-def _end(account: ConnectedAccount, request: HttpRequest) -> None:
-    """Wipes the tokens, too: revoking them at the next connect could end that grant as well."""
-    now = database_now(database())
-    columns = {
-        "access_token_ciphertext": "",
-        "refresh_token_ciphertext": "",
-        "status": Status.RECONNECT_REQUIRED,
-        "reason": Reason.REVOKED_AT_ILERT,
-        "status_changed_at": now,
-        "last_error": ReconnectRequiredError.code,
-        "last_error_at": now,
-    }
-    same = {name: getattr(account, name) for name in ("pk", "uuid", *TOKEN_COLUMNS)}
-    if account_rows().filter(**same).update(**columns):
-        account.take_stored(columns)
-        record(account, Kind.RECONNECT_REQUIRED, By.ILERT, Reason.REVOKED_AT_ILERT)
-        send_signal(account_revoked, account, reason=Reason.REVOKED_AT_ILERT, request=request)
-
-
-def _revoke_quietly(client: IlertClient, tokens: TokenResponse) -> None:
-    if not tokens.refresh_token:
-        return
-    try:
-        client.revoke(tokens.refresh_token)
-    except IlertOAuthError as error:
-        logger.warning("A grant that could not be stored is still alive: %s", error.code)

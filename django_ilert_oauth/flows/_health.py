@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import reduce
 from operator import or_
 from typing import Any
 
-from django.db.models import Count, Max, Min, Q
+from django.db.models import Count, Min, Q
 
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.internal.db import database_now
@@ -19,23 +19,24 @@ from django_ilert_oauth.internal.rows import (
     database,
     pending_revocations,
 )
-from django_ilert_oauth.models import ConnectedAccount, Status
+from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet, LastRun, Status
+from django_ilert_oauth.models.queryset import DUE_WITHIN, ENDING_WITHIN
 
 from ._lease import NO_LEASE
 from ._revocation import open_revocations
 
-#: How long before their expiry tokens are due.
-AHEAD = timedelta(minutes=15)
 EVENT_COLUMNS = ["at", "kind", "by", "code", "reference", "client_id"]
 REVOCATION_COLUMNS = ["created_at", "attempts", "last_error", "given_up_at"]
 
 
 @dataclass(frozen=True)
 class Health:
-    """``due`` expire within 15 minutes or at an unknown time, ``overdue`` have expired.
+    """Counts of accounts, for monitoring.
 
-    Both are those of the configured clients. ``failing`` are connected, and their last refresh or
-    check has failed; ``oldest_failure`` is when the one among them failed that was asked first.
+    The access tokens of ``due`` accounts expire within 15 minutes or at an unknown time; those of
+    ``overdue`` accounts have expired, the first of them at ``overdue_since``. Both count only
+    accounts of the configured clients. ``failing`` accounts are connected, but their last refresh
+    or check failed; ``oldest_failure`` is the earliest time of these failures.
     """
 
     connected: int
@@ -45,38 +46,61 @@ class Health:
     needs_reconnecting: int
     failing: int
     oldest_failure: datetime | None
+    #: Connected accounts whose grant ends within 30 days.
+    ending: int
     pending_revocations: int
-    last_refreshed_at: datetime | None
+    #: When a run of each kind (``refresh``, ``queue``, ``check``, ``rotate``) last ended.
+    last_runs: dict[str, datetime] = field(default_factory=dict)
 
 
-def health() -> Health:
-    """By three queries, which only count, for any number of accounts."""
+def health(accounts: ConnectedAccountQuerySet | None = None) -> Health:
+    """Returns the counts of these accounts, or of all.
+
+    It takes a few queries, each of which reads no more of an index than it counts.
+    """
     now = database_now(database())
-    connected = Q(status=Status.CONNECTED)
-    ours = connected & _of_configured_clients()
-    overdue = ours & Q(access_token_expires_at__lt=now)
-    unknown = Q(access_token_expires_at__isnull=True)
-    failing = connected & ~Q(last_error="")
-    counts = account_rows().aggregate(
-        connected=Count("pk", filter=connected),
-        due=Count("pk", filter=ours & (unknown | Q(access_token_expires_at__lte=now + AHEAD))),
-        overdue=Count("pk", filter=overdue),
-        overdue_since=Min("access_token_expires_at", filter=overdue),
-        needs_reconnecting=Count("pk", filter=Q(status=Status.RECONNECT_REQUIRED)),
-        failing=Count("pk", filter=failing),
-        oldest_failure=Min("last_error_at", filter=failing),
-        last_refreshed_at=Max("refreshed_at"),
+    accounts = account_rows() if accounts is None else accounts
+    connected = accounts.connected()
+    ours = connected.filter(of_configured_clients())
+    unknown = ours.filter(access_token_expires_at=None).count()
+    overdue = access_has_expired(now)
+    return Health(
+        connected=connected.count(),
+        needs_reconnecting=accounts.filter(status=Status.RECONNECT_REQUIRED).count(),
+        ending=connected.filter(grant_ends_within(ENDING_WITHIN, now)).count(),
+        pending_revocations=open_revocations().count(),
+        last_runs=dict(LastRun.objects.using(database()).values_list("kind", "at")),
+        **connected.filter(HAS_FAILED).aggregate(
+            failing=Count("pk"), oldest_failure=Min("last_error_at")
+        ),
+        **ours.filter(access_token_expires_at__lte=now + DUE_WITHIN).aggregate(
+            due=Count("pk") + unknown,
+            overdue=Count("pk", filter=overdue),
+            overdue_since=Min("access_token_expires_at", filter=overdue),
+        ),
     )
-    return Health(**counts, pending_revocations=open_revocations().count())
 
 
-def _of_configured_clients() -> Q:
+#: The time is in an index, so that few rows are read of many.
+HAS_FAILED = Q(last_error_at__isnull=False) & ~Q(last_error="")
+
+
+def access_has_expired(now: datetime) -> Q:
+    return Q(access_token_expires_at__lte=now)
+
+
+def grant_ends_within(time: timedelta, now: datetime) -> Q:
+    return Q(refresh_token_expires_at__lte=now + time)
+
+
+def of_configured_clients() -> Q:
+    """Grants of others are neither refreshed nor missed."""
     keys = (Q(api_url=api_url, client_id=client_id) for api_url, client_id in conf.client_keys())
     return reduce(or_, keys)
 
 
 def export(user: Any) -> list[dict[str, Any]]:
-    """What is held about each account of the user, its history included, and nothing of a token."""
+    """Returns a dict for each account of the user, with its history and no part of a token."""
     return [_facts(account) for account in account_rows().for_user(user).order_by("pk")]
 
 

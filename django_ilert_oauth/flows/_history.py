@@ -1,4 +1,4 @@
-"""The history of accounts: one event a change, none for a refresh that just worked.
+"""The history of accounts: one event per change, none for a refresh that just worked.
 
 An event is written where the change is, in its transaction if there is one.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from django.db import transaction
@@ -23,14 +25,26 @@ logger = logging.getLogger(__name__)
 
 By, Kind = AccountEvent.By, AccountEvent.Kind
 
+_actor: ContextVar[str] = ContextVar("actor", default="")
+
 _BY_REASON = {Reason.USER: By.USER, Reason.ADMIN: By.ADMIN, Reason.INCIDENT: By.COMMAND}
+
+
+@contextmanager
+def acting(by: AccountEvent.By) -> Iterator[None]:
+    """Who changes accounts meanwhile: neither models' own signals nor reasons tell."""
+    token = _actor.set(by)
+    try:
+        yield
+    finally:
+        _actor.reset(token)
 
 
 def record(account: ConnectedAccount, kind: str, by: str = "", code: str = "") -> None:
     """Never fails: a grant matters more than its history."""
     reference = secrets.token_hex(4)
     logger.info("Account %s: %s %s (reference %s)", account.pk, kind, code, reference)
-    facts = {"kind": kind, "by": by, "code": code, "reference": reference}
+    facts = {"kind": kind, "by": _actor.get() or by, "code": code, "reference": reference}
     try:
         # A savepoint, in a transaction: what fails takes nothing along.
         with transaction.atomic(using=database()):

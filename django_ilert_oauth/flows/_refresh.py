@@ -22,25 +22,23 @@ from django_ilert_oauth.exceptions import (
     IlertUnavailableError,
     ReconnectRequiredError,
 )
+from django_ilert_oauth.internal.db import has_one_writer
+from django_ilert_oauth.internal.rows import database
 from django_ilert_oauth.models import ConnectedAccount, Status
 from django_ilert_oauth.oauth.responses import ERROR_CODES, TRANSIENT_CODES
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.oauth.transport import clock
+from django_ilert_oauth.signals import account_revoked
 
 from ._client import open_clients, require_client
-from ._lease import STORING_SECONDS, Look, look_at, take_lease
-from ._refresh_request import Outcome, Requester, refresh_under
+from ._lease import Snapshot, is_in_use_here, lease_seconds, reload, take_lease
+from ._notices import notify_after_commit
+from ._refresh_request import Outcome, Requester, refresh_with_lease
 from ._steps import Steps, run_now, run_until_pause
-from ._transactions import (
-    beside_transaction,
-    has_one_writer,
-    in_transaction,
-    reconnecting,
-    warn_of_rollback,
-)
+from ._transactions import beside_transaction, in_transaction, reconnecting, warn_of_rollback
 from ._working_copy import fresh_token, working_copy
 
-#: Seconds that a row locked by another transaction is waited for; no request has been made by then.
+#: Seconds to wait for a row that another transaction has locked; no request has been made by then.
 LOCK_PATIENCE = 2.0
 
 #: Whether an account needs no refresh at this moment.
@@ -48,11 +46,12 @@ Unless = Callable[[ConnectedAccount, datetime], bool]
 
 
 def get_access_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> str:
-    """Returns a token that is good for longer than the margin (``ILERT_OAUTH_REFRESH_MARGIN``).
+    """Returns an access token in plain text, and refreshes it first if it expires too soon.
 
-    While the stored token is, no query and no request is made. Where ilert cannot be reached, the
-    stored token is returned until it expires; where the last refresh is less than
-    ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago, it is returned as it is.
+    A token that is valid for longer than ``margin`` (default: ``ILERT_OAUTH_REFRESH_MARGIN``) is
+    returned without a query or a request. If ilert cannot be reached, the stored token is returned
+    until it expires. If it was refreshed less than ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago, it is
+    returned as it is.
 
     Raises ``ReconnectRequiredError``, ``IlertUnavailableError``, ``IlertRejectedError``,
     ``EndpointMismatchError`` or ``TokenDecryptionError``.
@@ -69,7 +68,7 @@ def get_access_token(account: ConnectedAccount, *, margin: timedelta | None = No
 
     try:
         with working_copy(account) as mine:
-            outcome = refresh_by(mine, is_good)
+            outcome = refresh_in_context(mine, is_good)
         conclude(account, outcome)
     except (IlertUnavailableError, IlertRejectedError):
         if not mine.is_fresh(now=now):
@@ -78,11 +77,11 @@ def get_access_token(account: ConnectedAccount, *, margin: timedelta | None = No
 
 
 def refresh(account: ConnectedAccount, *, force: bool = False) -> ConnectedAccount:
-    """Returns the same account, with the tokens that are stored now.
+    """Refreshes the account's tokens, and returns the same object with the new ones.
 
-    No request is made where the last refresh is less than ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago,
-    unless ``force`` is set. Raises what ``get_access_token`` raises; each error but
-    ``ReconnectRequiredError`` leaves the stored tokens as they were.
+    If the last refresh is less than ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago, no request is made
+    unless ``force`` is true. Raises what ``get_access_token`` raises; no error changes the stored
+    tokens, but after ``ReconnectRequiredError`` the account is no longer connected.
     """
     return _refresh_unless(account, _changed_since_first_look() if force else is_too_early)
 
@@ -96,30 +95,26 @@ def refresh_refused(account: ConnectedAccount, refused: Secret) -> ConnectedAcco
 
 
 def refresh_steps(
-    account: ConnectedAccount,
-    requester: Requester,
-    unless: Unless,
-    *,
-    may_wait: bool = True,
+    account: ConnectedAccount, requester: Requester, unless: Unless, *, may_wait: bool = True
 ) -> Steps[Outcome]:
     """To be concluded: no signal has been sent yet."""
     waiting = _Waiting(may_wait)
-    look = look_at(account)
-    waiting.note(look)
+    snapshot = reload(account)
+    waiting.note(snapshot)
     while True:
         require_grant(account)
         require_client(account)
-        if unless(account, look.now):
+        if unless(account, snapshot.now):
             return Outcome()
-        if not look.is_leased:
+        if not snapshot.is_leased:
             yield from requester.slot(account)
-            if lease := take_lease(look):
-                outcome = yield from refresh_under(lease, requester)
-                if not outcome.is_superseded:
+            if lease := take_lease(snapshot):
+                outcome = yield from refresh_with_lease(lease, requester)
+                if not outcome.is_empty:
                     return outcome
-        yield waiting.pause_after(look)
-        look = look_at(account)
-        waiting.note(look)
+        yield waiting.pause_after(snapshot)
+        snapshot = reload(account)
+        waiting.note(snapshot)
 
 
 def conclude(account: ConnectedAccount, outcome: Outcome) -> None:
@@ -140,7 +135,7 @@ def require_grant(account: ConnectedAccount) -> None:
 def _refresh_unless(account: ConnectedAccount, unless: Unless) -> ConnectedAccount:
     require_client(account)
     with working_copy(account) as mine:
-        outcome = refresh_by(mine, unless)
+        outcome = refresh_in_context(mine, unless)
     conclude(account, outcome)
     return account
 
@@ -155,20 +150,28 @@ def _changed_since_first_look() -> Unless:
     return has_changed
 
 
-def refresh_by(account: ConnectedAccount, unless: Unless) -> Outcome:
+def refresh_in_context(account: ConnectedAccount, unless: Unless) -> Outcome:
+    """Inside a transaction in a way that survives its rollback; to be concluded."""
     with reconnecting():
-        if not in_transaction():
-            return _ask_now(account, unless)
-        if has_one_writer():
-            outcome = _ask_in_only_writer(account, unless)
-        elif outcome_beside := _ask_beside(account, unless):
-            outcome_beside.at_once = True
-            return outcome_beside
-        else:
-            outcome = _ask_now(account, unless)
-        if outcome.refreshed:
-            warn_of_rollback()
-        return outcome
+        outcome = _ask_in_context(account, unless)
+    if outcome.signal is account_revoked:
+        notify_after_commit(account)
+    return outcome
+
+
+def _ask_in_context(account: ConnectedAccount, unless: Unless) -> Outcome:
+    if not in_transaction():
+        return _ask_now(account, unless)
+    if has_one_writer(database()):
+        outcome = _ask_in_only_writer(account, unless)
+    elif outcome_beside := _ask_beside(account, unless):
+        outcome_beside.is_committed = True
+        return outcome_beside
+    else:
+        outcome = _ask_now(account, unless)
+    if outcome.refreshed:
+        warn_of_rollback()
+    return outcome
 
 
 def _ask_now(account: ConnectedAccount, unless: Unless, *, may_wait: bool = True) -> Outcome:
@@ -200,38 +203,39 @@ class _Waiting:
 
     def __init__(self, may_wait: bool) -> None:
         self._may_wait = may_wait
-        self._deadline = clock() + sum(conf.timeout) + STORING_SECONDS + 1
+        self._deadline = clock() + lease_seconds() + 1
         self._locked_since: float | None = None
         self._pause = 0.0
         self._has_looked = False
         self._error_at: datetime | None = None
 
-    def pause_after(self, look: Look) -> float:
-        """Seconds until the next look. Raises ``IlertUnavailableError`` once it has been enough."""
-        if look.is_leased and (not self._may_wait or clock() > self._deadline):
+    def pause_after(self, snapshot: Snapshot) -> float:
+        """Seconds until the next look; ``IlertUnavailableError`` after the deadline."""
+        may_wait = self._may_wait and not is_in_use_here(snapshot.account)
+        if snapshot.is_leased and (not may_wait or clock() > self._deadline):
             raise IlertUnavailableError("Another caller is refreshing the account.", code="busy")
-        if look.is_leased:
+        if snapshot.is_leased:
             self._locked_since = None
         elif self._locked_since is None:
             self._locked_since = clock()
         elif clock() > self._locked_since + LOCK_PATIENCE:
             raise IlertUnavailableError(
-                f"The row of account {look.account.pk} is locked. Refresh it before, or outside "
-                "of, the transaction that locks or changes it.",
+                f"The row of account {snapshot.account.pk} is locked. Refresh it before, or "
+                "outside of, the transaction that locks or changes it.",
                 code="row_locked",
             )
         pause = self._pause * random.uniform(0.5, 1)  # noqa: S311
         self._pause = min(self._pause * 2, 0.25) or 0.02
         return pause
 
-    def note(self, look: Look) -> None:
-        """Raises what the one waited for has met meanwhile, by its code."""
-        account = look.account
-        has_failed = account.last_error_at not in (None, self._error_at) and not look.is_leased
+    def note(self, snapshot: Snapshot) -> None:
+        """Raises the error that the holder of the lease has stored meanwhile."""
+        account = snapshot.account
+        has_failed = account.last_error_at not in (None, self._error_at) and not snapshot.is_leased
         if self._has_looked and has_failed and account.status == Status.CONNECTED:
             is_rejected = account.last_error in ERROR_CODES - TRANSIENT_CODES
-            raise (IlertRejectedError if is_rejected else IlertUnavailableError)(
-                "The refresh that this call waited for has failed.", code=account.last_error
-            )
+            error_class = IlertRejectedError if is_rejected else IlertUnavailableError
+            message = "The refresh that this call waited for has failed."
+            raise error_class(message, code=account.last_error)
         self._has_looked = True
         self._error_at = account.last_error_at

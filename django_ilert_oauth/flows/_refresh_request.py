@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -30,11 +31,11 @@ from django_ilert_oauth.signals import (
 )
 
 from ._history import By, Kind, record
-from ._lease import NO_LEASE, Lease, release
+from ._lease import NO_LEASE, Lease, in_use, release
 from ._revocation import keep_for_revocation
 from ._signals import send_signal
-from ._steps import Steps, no_steps
-from ._storing import require_storing, retrying, store, write
+from ._steps import Steps, despite_interrupt, no_steps
+from ._storing import DATABASE_ERRORS, require_storing, retrying, store, write
 
 logger = logging.getLogger(__name__)
 
@@ -51,47 +52,38 @@ class Outcome:
     #: After it had failed.
     recovered: bool = False
     #: It was committed on another connection than the caller's.
-    at_once: bool = False
+    is_committed: bool = False
     signal: Signal | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     error: IlertOAuthError | None = None
 
     @property
-    def is_superseded(self) -> bool:
-        """Another caller has taken the lease or changed the tokens meanwhile."""
+    def is_empty(self) -> bool:
+        """Neither refreshed nor failed: nothing was needed, or another caller was faster."""
         return not self.refreshed and self.error is None
 
     def send_signal(self, account: ConnectedAccount) -> None:
         if self.signal is not None:
-            send_signal(self.signal, account, at_once=self.at_once, **self.facts)
+            send_signal(self.signal, account, is_committed=self.is_committed, **self.facts)
         if self.recovered:
-            send_signal(account_recovered, account, at_once=self.at_once)
+            send_signal(account_recovered, account, is_committed=self.is_committed)
 
 
-@dataclass(frozen=True)
-class InvalidGrant:
-    """An ``invalid_grant``; ``status`` is 0 where there was no token to send."""
+def end_grant(lease: Lease, status: int) -> Steps[Outcome]:
+    """The stored token stays, so that a grant refused by mistake can be asked for again.
 
-    lease: Lease
-    status: int
-
-    @property
-    def account(self) -> ConnectedAccount:
-        return self.lease.account
-
-
-def end_grant(response: InvalidGrant) -> Steps[Outcome]:
-    """The stored token stays, so that a grant refused by mistake can be asked for again."""
-    account, now = response.account, response.lease.look.now
+    ``status`` is 0 where there was no token to send.
+    """
+    account, now = lease.account, lease.snapshot.now
     first_time = account.status == Status.CONNECTED
     values: dict[str, Any] = {"last_error": "invalid_grant", "last_error_at": now}
     if first_time:
         values["status"], values["status_changed_at"] = Status.RECONNECT_REQUIRED, now
         values["reason"] = _reason(account, now)
-    if not (yield from _write(response.lease, values)):
+    if not (yield from _write(lease, values)):
         return Outcome()
     ended = ReconnectRequiredError(
-        "The grant has ended; the user has to reconnect the account.", status=response.status
+        "The grant has ended; the user has to reconnect the account.", status=status
     )
     if not first_time:
         return Outcome(error=ended)
@@ -108,22 +100,19 @@ class Requester:
     client_for: Callable[[ConnectedAccount], IlertClient]
     #: Waits until the next request for the account may be made.
     slot: Callable[[ConnectedAccount], Steps[None]] = no_steps
-    on_invalid_grant: Callable[[InvalidGrant], Steps[Outcome]] = end_grant
+    on_invalid_grant: Callable[[Lease, int], Steps[Outcome]] = end_grant
 
 
-def refresh_under(lease: Lease, requester: Requester) -> Steps[Outcome]:
+def refresh_with_lease(lease: Lease, requester: Requester) -> Steps[Outcome]:
     """Asks ilert and writes what comes of it, which gives the lease back."""
     outcome = Outcome()
     try:
-        response = yield from _ask(lease, requester.client_for(lease.account))
-        if isinstance(response, TokenResponse):
-            outcome = yield from _keep(lease, response)
-        elif isinstance(response, IlertRejectedError) and response.code == "invalid_grant":
-            outcome = yield from requester.on_invalid_grant(InvalidGrant(lease, response.status))
-        else:
-            outcome = yield from note_failure(lease, response)
+        with in_use(lease):
+            request = _start(lease, requester.client_for(lease.account))
+            settle = partial(_settle, lease, requester, request)
+            outcome = yield from despite_interrupt(settle, (IlertOAuthError, *DATABASE_ERRORS))
     finally:
-        if outcome.is_superseded:
+        if outcome.is_empty:
             release(lease)
     return outcome
 
@@ -132,7 +121,7 @@ def note_failure(lease: Lease, error: IlertOAuthError) -> Steps[Outcome]:
     """Nothing but the error is written."""
     account = lease.account
     is_first = not _is_failing(account)
-    noted = {"last_error": error.code, "last_error_at": lease.look.now}
+    noted = {"last_error": error.code, "last_error_at": lease.snapshot.now}
     if not (yield from _write(lease, noted)):
         return Outcome()
     logger.warning("Account %s was not refreshed: %s", account.pk, error.code)
@@ -141,27 +130,39 @@ def note_failure(lease: Lease, error: IlertOAuthError) -> Steps[Outcome]:
     return Outcome(signal=account_refresh_failed, facts={"error": error}, error=error)
 
 
-def _ask(lease: Lease, client: IlertClient) -> Steps[TokenResponse | IlertOAuthError]:
+def _start(lease: Lease, client: IlertClient) -> Future[TokenResponse]:
     account = lease.account
-    if not account.refresh_token_ciphertext:
-        is_fresh = account.is_fresh(now=lease.look.now)
-        code = "no_refresh_token" if is_fresh else "invalid_grant"
-        return IlertRejectedError("The account has no refresh token.", code=code)
     try:
+        if not account.refresh_token_ciphertext:
+            is_fresh = account.is_fresh(now=lease.snapshot.now)
+            code = "no_refresh_token" if is_fresh else "invalid_grant"
+            raise IlertRejectedError("The account has no refresh token.", code=code)
         require_storing()
-        future = client.start_refresh(account.refresh_token, deadline=lease.request_by)
-        yield future
-        tokens: TokenResponse = future.result()
-        return tokens
+        return client.start_refresh(account.refresh_token, deadline=lease.request_by)
     except IlertOAuthError as error:
-        return error.with_traceback(None)
+        failed: Future[TokenResponse] = Future()
+        failed.set_exception(error.with_traceback(None))
+        return failed
 
 
-def _keep(lease: Lease, tokens: TokenResponse) -> Steps[Outcome]:
+def _settle(lease: Lease, requester: Requester, request: Future[TokenResponse]) -> Steps[Outcome]:
+    yield request
+    try:
+        tokens = request.result()
+    except IlertOAuthError as error:
+        failure = error.with_traceback(None)
+    else:
+        return (yield from _store_tokens(lease, tokens))
+    if isinstance(failure, IlertRejectedError) and failure.code == "invalid_grant":
+        return (yield from requester.on_invalid_grant(lease, failure.status))
+    return (yield from note_failure(lease, failure))
+
+
+def _store_tokens(lease: Lease, tokens: TokenResponse) -> Steps[Outcome]:
     """Writes what the response names, and leaves the rest as it is stored."""
-    account, now = lease.account, lease.look.now
+    account, now = lease.account, lease.snapshot.now
     sent = account.refresh_token
-    new = ConnectedAccount(uuid=account.uuid, api_url=account.api_url)
+    new = ConnectedAccount(**columns(account, ["uuid", "api_url", "refresh_token_expires_at"]))
     names = [*new.take_tokens(tokens, now), "refreshed_at", *ERROR_COLUMNS, "status", "reason"]
     new.refreshed_at = now
     if account.status != Status.CONNECTED:
@@ -180,8 +181,8 @@ def _keep(lease: Lease, tokens: TokenResponse) -> Steps[Outcome]:
             record(account, Kind.SCOPES_CHANGED, By.ILERT)
         return Outcome(refreshed=True, recovered=recovered, signal=account_refreshed)
     if tokens.refresh_token:
-        keep = partial(_revoke_if_ended, account, tokens.refresh_token)
-        yield from retrying(keep, lease.ends)
+        revoke = partial(_revoke_if_ended, account, tokens.refresh_token)
+        yield from retrying(revoke, lease.ends)
     return Outcome()
 
 

@@ -9,18 +9,13 @@ Until then it is tried again, less and less often, as long as the grant may live
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache
-from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Q, QuerySet
@@ -28,28 +23,26 @@ from django.utils import timezone
 
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import IlertOAuthError, TokenDecryptionError
-from django_ilert_oauth.internal.rows import PAGE, database, in_pages, pending_revocations
+from django_ilert_oauth.internal import crypto
+from django_ilert_oauth.internal.rows import database, in_pages, pending_revocations
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from django_ilert_oauth.oauth.client import IlertClient
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.oauth.transport import clock
 
-from ._bulk.rate_limiter import RateLimiter
-from ._client import open_for_revocation
+from ._client import open_for_revocation, opened_once
 
 logger = logging.getLogger(__name__)
 
-#: After a commit, so many are sent at the same time ...
+#: After a commit, this many are sent at the same time ...
 CONCURRENCY = 10
-#: ... of at most so many, for so many seconds in all; ``revoke_pending`` sends the others.
+#: ... of at most this many, for so many seconds in all; ``revoke_pending`` sends the others.
 MAX_AFTER_COMMIT = 100
 MAX_SECONDS = 3.0
 #: How long commits leave an endpoint alone that did not respond.
-PAUSE = timedelta(minutes=1)
-#: From a failure to the next attempt: doubled each time.
-MIN_DELAY, MAX_DELAY = timedelta(minutes=1), timedelta(hours=6)
-#: For grants without a known end: how long ilert's refresh tokens live.
-MAX_AGE = timedelta(days=365)
+ENDPOINT_PAUSE = timedelta(minutes=1)
+#: From a failure to the next attempt, at most.
+MAX_DELAY = timedelta(hours=6)
 #: These say nothing about the revocation that was sent, but all about its endpoint.
 OUTAGE_CODES = frozenset({"unreachable", "timeout", "rate_limited"})
 
@@ -57,30 +50,18 @@ OUTAGE_CODES = frozenset({"unreachable", "timeout", "rate_limited"})
 _kept: WeakKeyDictionary[BaseDatabaseWrapper, deque[Any]] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
-class RevocationResult:
-    """The counts of a run of ``revoke_pending``.
-
-    ``left`` are still pending; ``failures`` maps the primary key of each that failed to its error
-    code. Those that this run has given up count as ``given_up`` and as failures.
-    """
-
-    revoked: int = 0
-    left: int = 0
-    given_up: int = 0
-    failures: dict[int, str] = field(default_factory=dict)
-
-
 def keep_for_revocation(
-    account: ConnectedAccount, *, unless: Secret | None = None, at_once: bool = True
+    account: ConnectedAccount, *, except_token: Secret | None = None, after_commit: bool = True
 ) -> None:
-    """Has the account's refresh token revoked after the commit, unless it is this one.
+    """Has the account's refresh token revoked after the commit, except for this one.
 
-    Not at once: by ``revoke_pending``. A copy of a site leaves the grants to the site itself.
+    Not ``after_commit``: by ``revoke_pending``. A copy of a site, read-only or with a client of its
+    own, leaves the grants to the site.
     """
-    if conf.read_only or not account.refresh_token_ciphertext:
+    ciphertext, place = account.refresh_token_ciphertext, account.place_of("refresh_token")
+    if conf.read_only or not ciphertext or _is_of_another_site(account):
         return
-    if unless and _holds(account, unless):
+    if except_token and crypto.holds(ciphertext, place, except_token):
         return
     pending = pending_revocations().create(
         account_uuid=account.uuid,
@@ -89,56 +70,35 @@ def keep_for_revocation(
         tenant_id=account.tenant_id,
         username=account.username,
         grant_ends_at=account.refresh_token_expires_at,
-        refresh_token_ciphertext=account.refresh_token_ciphertext,
+        refresh_token_ciphertext=ciphertext,
     )
-    if not at_once:
+    if not after_commit:
         return
     connection = connections[database()]
     _kept.setdefault(connection, deque(maxlen=MAX_AFTER_COMMIT)).append(pending.pk)
-    # The first of these sends all. None does alone: a savepoint may take it back.
+    # Each hook sends everything: any one of them may be rolled back with a savepoint.
     transaction.on_commit(_revoke_kept, using=connection.alias, robust=True)
 
 
-def revoke_pending(
-    *,
-    per_minute: int | None = None,
-    limit: int | None = None,
-    stop: threading.Event | None = None,
-) -> RevocationResult:
-    """Sends the pending revocations that are due, at most ``limit``, until ``stop`` is set.
+def forget_revocations(account: ConnectedAccount, refresh_token: Secret | None) -> None:
+    """Of a token that ilert has given once more: it is good again."""
+    if not refresh_token:
+        return
+    who = {name: getattr(account, name) for name in ("api_url", "tenant_id", "username")}
+    for pending in pending_revocations().filter(**who):
+        ciphertext, place = pending.refresh_token_ciphertext, pending.place_of("refresh_token")
+        if crypto.holds(ciphertext, place, refresh_token):
+            _row(pending).delete()
 
-    What failed before goes last. An endpoint that does not respond is skipped until the next
-    run; the others are not affected. Requests are spread evenly, at most ``per_minute`` (default:
-    ``ILERT_OAUTH_REQUESTS_PER_MINUTE``; 0: no limit). Raises ``ValueError`` for a negative one.
-    """
-    stop = stop or threading.Event()
-    limiter = RateLimiter(per_minute)
-    failures: dict[int, str] = {}
-    silent: set[str] = set()
-    revoked = 0
-    with _clients() as client_for:
-        for pending in islice(_in_turn(limiter, stop, silent), limit):
-            error = _revoke(pending, client_for(pending.api_url))
-            if error is None:
-                revoked += 1
-                continue
-            failures[pending.pk] = error.code
-            if error.code in OUTAGE_CODES:
-                silent.add(pending.api_url)
-    ended = _give_up_ended()
-    unreadable = list(failures.values()).count(TokenDecryptionError.code)
-    return RevocationResult(
-        revoked=revoked,
-        left=open_revocations().count(),
-        given_up=unreadable + len(ended),
-        failures={**failures, **ended},
-    )
+
+def is_kept(pending: PendingRevocation) -> bool:
+    return _row(pending).exists()
 
 
 def due_revocations() -> QuerySet[PendingRevocation]:
     now = timezone.now()
     is_due = Q(next_attempt_at=None) | Q(next_attempt_at__lte=now)
-    # None is deferred for longer: a clock was wrong.
+    # A later time comes from a wrong clock.
     return open_revocations().filter(is_due | Q(next_attempt_at__gt=now + MAX_DELAY))
 
 
@@ -147,11 +107,30 @@ def open_revocations() -> QuerySet[PendingRevocation]:
     return pending_revocations().filter(given_up_at=None)
 
 
-def _holds(account: ConnectedAccount, refresh_token: Secret) -> bool:
+def reopen_readable() -> None:
+    """Makes those pending again that were given up while their key was missing."""
+    unreadable = pending_revocations().filter(last_error=TokenDecryptionError.code)
+    for pending in in_pages(unreadable.exclude(given_up_at=None)):
+        if crypto.key_number(pending.refresh_token_ciphertext, pending.place_of("refresh_token")):
+            _row(pending).update(given_up_at=None)
+
+
+def _is_of_another_site(account: ConnectedAccount) -> bool:
+    """Given to another client of an ilert that this site works with, as in a copy for staging.
+
+    Not where the settings do not tell: an ilert may be gone from them, or the client's ID.
+    """
     try:
-        return account.refresh_token == refresh_token
-    except TokenDecryptionError:
+        keys = conf.client_keys()
+    except ImproperlyConfigured:
         return False
+    clients = {client_id for api_url, client_id in keys if api_url == account.api_url}
+    if account.client_id in clients or not (clients and all(clients)):
+        return False
+    logger.warning(
+        "The grant of account %s stays valid at ilert: its client is not configured.", account.pk
+    )
+    return True
 
 
 def _revoke_kept() -> None:
@@ -163,63 +142,27 @@ def _revoke_kept() -> None:
     if pks is None:
         return
     now = timezone.now()
-    silent = pending_revocations().filter(
-        last_error__in=OUTAGE_CODES, last_error_at__range=(now - PAUSE, now)
+    unresponsive = pending_revocations().filter(
+        last_error__in=OUTAGE_CODES, last_error_at__range=(now - ENDPOINT_PAUSE, now)
     )
-    fresh = due_revocations().filter(pk__in=pks).exclude(api_url__in=silent.values("api_url"))
+    fresh = due_revocations().filter(pk__in=pks).exclude(api_url__in=unresponsive.values("api_url"))
     deadline = clock() + MAX_SECONDS
     under_way: deque[tuple[PendingRevocation, Future[None]]] = deque()
-    with _clients() as client_for:
+    with opened_once(open_for_revocation) as client_for:
         for pending in fresh:
             if len(under_way) == CONCURRENCY:
                 _conclude_first(under_way)
-            under_way.append((pending, _start(pending, client_for(pending.api_url), deadline)))
+            under_way.append((pending, start(pending, client_for(pending.api_url), deadline)))
         while under_way:
             _conclude_first(under_way)
 
 
 def _conclude_first(under_way: deque[tuple[PendingRevocation, Future[None]]]) -> None:
     pending, future = under_way.popleft()
-    _conclude(pending, _error_of(future))
+    conclude(pending, error_of(future))
 
 
-@contextmanager
-def _clients() -> Iterator[Callable[[str], IlertClient]]:
-    """Opens one for each endpoint."""
-    with ExitStack() as stack:
-        yield cache(lambda api_url: stack.enter_context(open_for_revocation(api_url)))
-
-
-def _in_turn(
-    limiter: RateLimiter, stop: threading.Event, silent: set[str]
-) -> Iterator[PendingRevocation]:
-    """Each when its time has come, without those at a silent endpoint."""
-    while page := _next_page(silent):
-        for pending in page:
-            if pending.api_url in silent:
-                continue
-            if not limiter.wait(stop):
-                return
-            yield pending
-
-
-def _next_page(silent: set[str]) -> list[PendingRevocation]:
-    return list(due_revocations().exclude(api_url__in=silent).order_by("attempts", "pk")[:PAGE])
-
-
-def _revoke(pending: PendingRevocation, client: IlertClient) -> IlertOAuthError | None:
-    """Where the endpoint does not respond, all that are due there wait as long."""
-    error = _error_of(_start(pending, client))
-    postponed = {"next_attempt_at": timezone.now() + _delay(pending)}
-    _conclude(pending, error, **postponed)
-    if error is not None and error.code in OUTAGE_CODES:
-        others = due_revocations().filter(api_url=pending.api_url)
-        if count := others.update(**_noted(error), **postponed):
-            logger.warning("%d more revocations wait for %s", count, pending.api_url)
-    return error
-
-
-def _start(
+def start(
     pending: PendingRevocation, client: IlertClient, deadline: float | None = None
 ) -> Future[None]:
     try:
@@ -230,7 +173,7 @@ def _start(
         return failed
 
 
-def _error_of(future: Future[None]) -> IlertOAuthError | None:
+def error_of(future: Future[None]) -> IlertOAuthError | None:
     try:
         future.result()
     except IlertOAuthError as error:
@@ -238,17 +181,17 @@ def _error_of(future: Future[None]) -> IlertOAuthError | None:
     return None
 
 
-def _conclude(pending: PendingRevocation, error: IlertOAuthError | None, **columns: Any) -> None:
+def conclude(pending: PendingRevocation, error: IlertOAuthError | None, **columns: Any) -> None:
     """Without ``columns`` for a failure, the next run retries it."""
     if error is None:
         _row(pending).delete()
         return
-    _row(pending).update(attempts=F("attempts") + 1, **_noted(error), **columns)
+    _row(pending).update(attempts=F("attempts") + 1, **noted(error), **columns)
     if isinstance(error, TokenDecryptionError):
-        _give_up(pending, error.code)
+        give_up(pending, error.code)
         return
     logger.warning(
-        # As a repr, since names may hold what moves a cursor or turns the direction of writing.
+        # As a repr, since names may hold control or bidi characters.
         "The grant of %r is not revoked at %s yet: %s",
         str(pending),
         pending.api_url,
@@ -256,33 +199,15 @@ def _conclude(pending: PendingRevocation, error: IlertOAuthError | None, **colum
     )
 
 
-def _noted(error: IlertOAuthError) -> dict[str, Any]:
+def noted(error: IlertOAuthError) -> dict[str, Any]:
     return {"last_error": error.code, "last_error_at": timezone.now()}
 
 
-def _delay(pending: PendingRevocation) -> timedelta:
-    """Twice as long as the time before."""
-    if pending.next_attempt_at is None or pending.last_error_at is None:
-        return MIN_DELAY
-    before = pending.next_attempt_at - pending.last_error_at
-    return min(max(2 * before, MIN_DELAY), MAX_DELAY)
-
-
-def _give_up_ended() -> dict[int, str]:
-    """Those that were tried for as long as their grants could live."""
-    now = timezone.now()
-    has_ended = Q(grant_ends_at__lte=now) | Q(grant_ends_at=None, created_at__lte=now - MAX_AGE)
-    ended = list(in_pages(open_revocations().filter(has_ended).exclude(next_attempt_at=None)))
-    for pending in ended:
-        _give_up(pending, pending.last_error)
-    return {pending.pk: pending.last_error for pending in ended}
-
-
-def _give_up(pending: PendingRevocation, code: str) -> None:
+def give_up(pending: PendingRevocation, code: str) -> None:
     _row(pending).update(given_up_at=timezone.now())
     logger.warning(
-        "The grant of %r was not revoked at %s and this is not tried again: %s. If it is still "
-        "alive, have the user remove this app in ilert.",
+        "The grant of %r was not revoked at %s, and no further attempt is made: %s. If it is "
+        "still valid, have the user remove this app in ilert.",
         str(pending),
         pending.api_url,
         code,

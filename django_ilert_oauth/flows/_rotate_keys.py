@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import TokenDecryptionError
 from django_ilert_oauth.internal import crypto
 from django_ilert_oauth.internal.rows import account_rows, database, in_pages, pending_revocations
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
+from django_ilert_oauth.oauth.transport import clock
 
-from ._lease import STORING_SECONDS
-from ._revocation import open_revocations
+from ._lease import lease_seconds
+from ._revocation import open_revocations, reopen_readable
 
-#: Seconds between one look at the rows that are being refreshed and the next.
+#: Seconds between two attempts at the rows that are being refreshed.
 PAUSE = 0.5
 
 Row = ConnectedAccount | PendingRevocation
@@ -24,7 +24,11 @@ Row = ConnectedAccount | PendingRevocation
 
 @dataclass
 class RotationResult:
-    """The counts of rows of ``rotate_keys``; ``unreadable`` names those that no key opens."""
+    """The result of ``rotate_keys``, which counts rows.
+
+    ``rotated`` were re-encrypted, ``current`` already used the first key, and ``on_old_keys`` still
+    use another. ``unreadable`` names those that no configured key decrypts.
+    """
 
     rotated: int = 0
     current: int = 0
@@ -33,12 +37,15 @@ class RotationResult:
 
 
 def rotate_keys(*, dry_run: bool = False) -> RotationResult:
-    """Re-encrypts every stored token under the first key of ``ILERT_OAUTH_ENCRYPTION_KEYS``.
+    """Re-encrypts every stored token with the first key of ``ILERT_OAUTH_ENCRYPTION_KEYS``.
 
-    It may be stopped, started again and run beside refreshes: a token is replaced only by itself
-    (compare and swap), and an account that is being refreshed is waited for. A dry run writes
-    nothing.
+    You can stop it, start it again, and run it while tokens are refreshed: a token is replaced only
+    if it is still the stored one (compare and swap), and the run waits for accounts that are being
+    refreshed. With ``dry_run`` it only counts.
+    Revocations that were given up because no key decrypted them become pending again.
     """
+    if not dry_run:
+        reopen_readable()
     result = RotationResult()
     busy: list[Row] = []
     stored: tuple[Any, ...] = (account_rows(), open_revocations())
@@ -81,8 +88,8 @@ def _swap(row: Row, old: dict[str, str], new: dict[str, str]) -> bool:
 
 
 def _wait_for(busy: list[Row], result: RotationResult) -> None:
-    deadline = time.monotonic() + sum(conf.timeout) + STORING_SECONDS
-    while busy and time.monotonic() < deadline:
+    deadline = clock() + lease_seconds()
+    while busy and clock() < deadline:
         time.sleep(PAUSE)
         still_busy: list[Row] = []
         for row in busy:

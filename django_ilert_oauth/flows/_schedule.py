@@ -1,16 +1,17 @@
 """Background work that a queue carries: what is due, when it may be asked for, and when again.
 
 What is due is asked of the database each time, so a message is no more than a slot in which one
-account may make its request: one that is lost, late or doubled costs neither a token nor a second
-request, and the next minute makes good.
+account may make its request: one that is lost, late or duplicated costs neither a token nor a
+second request, and the next minute makes up for it.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from django.db.models import F, Q
@@ -23,31 +24,41 @@ from django_ilert_oauth.exceptions import (
     ReconnectRequiredError,
     TokenDecryptionError,
 )
-from django_ilert_oauth.internal.rows import account_rows
-from django_ilert_oauth.models import CLOCK_TOLERANCE, ConnectedAccountQuerySet
+from django_ilert_oauth.internal.db import database_now
+from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.models import ConnectedAccountQuerySet, LastRun, Reason
+from django_ilert_oauth.models.account import CLOCK_TOLERANCE
+from django_ilert_oauth.models.queryset import DUE_WITHIN
+from django_ilert_oauth.oauth.transport import clock
 
+from ._bulk.check import check_many
 from ._bulk.credential_guard import MIN_INVALID_GRANTS, credentials_seem_wrong
 from ._bulk.refresh import refresh_many
-from ._bulk.runner import MAX_PAUSE
-from ._history import prune_events
+from ._bulk.revocations import RevocationResult, revoke_pending
+from ._bulk.runner import DATABASE_PATIENCE, MAX_PAUSE
+from ._disconnect import disconnect_many
 from ._refresh import refresh as refresh_now
-from ._revocation import RevocationResult, due_revocations, revoke_pending
+from ._revocation import due_revocations
+from ._runs import finish_refreshing
+from ._steps import is_interrupt, run_now
+from ._storing import DATABASE_ERRORS, retrying
 
 logger = logging.getLogger(__name__)
 
 MINUTE = 60
-#: How long before their expiry tokens are refreshed.
-REFRESH_WITHIN = timedelta(minutes=15)
 #: Of one minute; the next sends the rest.
 MAX_REVOCATIONS = 60
 #: Seconds that a request may be late. Workers that come back begin with what piled up meanwhile: by
 #: default 100 requests, the room between our 600 a minute and ilert's 700.
 MAX_LATENESS = 10
 MAX_RETRIES = 3
-#: Longer than a retry waits: only then a minute hands out an account that has failed.
+#: Longer than a retry waits: only then does a minute hand out an account that has failed.
 FAILURE_PAUSE = timedelta(minutes=10)
 
-#: Clients whose last grant was refused to this process: only then it asks how the others fare.
+#: Accounts of one message: at the default rate limit, the work of ten seconds.
+MAX_CHOSEN = 100
+
+#: Clients whose last grant was refused to this process: only then does it ask how the others fare.
 _refused: set[str] = set()
 
 
@@ -70,15 +81,16 @@ def due() -> ConnectedAccountQuerySet:
     """The accounts to refresh, less those that were refreshed just now."""
     now = timezone.now()
     just_now = (now - conf.min_refresh_interval, now + CLOCK_TOLERANCE)
-    return account_rows().expiring(within=REFRESH_WITHIN).exclude(refreshed_at__range=just_now)
+    return account_rows().expiring(within=DUE_WITHIN).exclude(refreshed_at__range=just_now)
 
 
 def slots() -> Iterator[Slot]:
     """The turns of the next minute, evenly spread.
 
-    Those that expire first go first, so a minute that overlaps another repeats its slots, and what
-    is done already makes no request. A client has none while its credentials seem to be wrong; the
-    others at its ilert share the rate limit, which counts the requests of an address.
+    Accounts that have not failed go first, by expiry, so a minute that overlaps another repeats its
+    slots, and what is done already makes no request. A client has none while its credentials seem
+    to be wrong; the others at its ilert share the rate limit, which counts the requests of an
+    address.
     """
     client_ids: dict[str, list[str]] = {}
     for (api_url, client_id), client in conf.client_keys().items():
@@ -100,7 +112,7 @@ def requests_left(accounts: ConnectedAccountQuerySet) -> int | None:
     """How many refreshes the rate limit leaves for the next minute; None where there is none.
 
     Of the accounts that are due, those that have just failed are asked again by their own messages,
-    at most once a minute: a request less for each, as for each revocation.
+    at most once a minute: one request fewer for each, as for each revocation.
     """
     if not conf.requests_per_minute:
         return None
@@ -116,7 +128,7 @@ def refresh(pk: Any, retries: int) -> Attempt:
     account = still_due.filter(pk=pk).first()
     if account is None:
         return Attempt("not_due")
-    client = conf.client_keys().get((account.api_url, account.client_id), "")
+    client = conf.client_name(account) or ""
     if client in _refused and credentials_seem_wrong(client):
         return Attempt("credentials")
     try:
@@ -134,9 +146,71 @@ def refresh(pk: Any, retries: int) -> Attempt:
 
 
 def clean_up() -> RevocationResult:
-    """Revokes what is pending, a minute's share of it, and prunes the history."""
-    prune_events()
-    return revoke_pending(limit=MAX_REVOCATIONS)
+    """Revokes what is pending, a minute's share of it, and does what each run does at its end."""
+    revocations = revoke_pending(limit=MAX_REVOCATIONS)
+    finish_refreshing(LastRun.Kind.QUEUE)
+    return revocations
+
+
+def run_action(action: str, pks: list[Any], chosen_at: str = "") -> list[Any]:
+    """Does to the first of the accounts what the admin's action does; returns the others' keys.
+
+    They are for the next message: so none takes long, and of a chosen set one runs at a time. Where
+    a run ends early they are given up, since they would fare no better. What was connected after
+    ``chosen_at`` is skipped: a message may come twice.
+    """
+    accounts = account_rows().filter(pk__in=pks[:MAX_CHOSEN])
+    if chosen_at:
+        accounts = accounts.filter(connected_at__lte=datetime.fromisoformat(chosen_at))
+    try:
+        stopped = _ACTIONS[action](accounts)
+    except DATABASE_ERRORS as error:
+        kind = type(error).__name__
+        logger.error("%s was cut short (%s) at accounts %s.", action, kind, pks[:MAX_CHOSEN])
+        stopped = ""
+    if stopped:
+        logger.error("%s ended early (%s) with %s accounts to go.", action, stopped, len(pks))
+    return [] if stopped else pks[MAX_CHOSEN:]
+
+
+def run_and_enqueue_rest(
+    action: str, pks: list[Any], chosen_at: str, enqueue: Callable[[str, list[Any], str], None]
+) -> None:
+    """Does the action to the first of the accounts, and sends the others in the next message.
+
+    If the queue does not accept it, the others follow at once: nobody else knows of them.
+    """
+    while pks := run_action(action, pks, chosen_at):
+        try:
+            enqueue(action, pks, chosen_at)
+        except Exception as error:
+            if is_interrupt(error):
+                raise
+            kind = type(error).__name__
+            logger.error("%s goes on here, as the queue takes no message: %s", action, kind)
+        else:
+            return
+
+
+def chosen_now() -> str:
+    """For a message: the moment at which its accounts were chosen."""
+    return database_now(database()).isoformat()
+
+
+def _disconnect(accounts: ConnectedAccountQuerySet) -> str:
+    disconnect = partial(disconnect_many, accounts, reason=Reason.ADMIN)
+    result = run_now(retrying(disconnect, clock() + DATABASE_PATIENCE))
+    if result.failures:
+        logger.error("Accounts not disconnected, as the database failed: %s", list(result.failures))
+    revoke_pending(limit=MAX_CHOSEN)
+    return ""
+
+
+_ACTIONS: dict[str, Callable[[ConnectedAccountQuerySet], str]] = {
+    "refresh_accounts": lambda accounts: refresh_many(accounts.connected(), force=True).stopped,
+    "check_accounts": lambda accounts: check_many(accounts.connected()).stopped,
+    "disconnect_accounts": _disconnect,
+}
 
 
 def retry_delay(retries: int, asked: float | None) -> float:

@@ -1,3 +1,5 @@
+"""How flows send signals. To count refreshes, receive ``account_refreshed``."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +12,7 @@ from django_ilert_oauth.models import ConnectedAccount
 
 
 def send_signal(
-    signal: Signal, account: ConnectedAccount, *, at_once: bool = False, **facts: Any
+    signal: Signal, account: ConnectedAccount, *, is_committed: bool = False, **facts: Any
 ) -> None:
     """Sends it after the commit; at once for what another connection has committed.
 
@@ -21,7 +23,7 @@ def send_signal(
         signal.send_robust(sender=ConnectedAccount, account=account, **facts)
 
     connection = connections[database()]
-    if at_once or not (connection.in_atomic_block or connection.get_autocommit()):
+    if is_committed or not (connection.in_atomic_block or connection.get_autocommit()):
         send()
     else:
         transaction.on_commit(send, using=connection.alias, robust=True)

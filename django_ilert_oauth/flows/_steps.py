@@ -7,9 +7,12 @@ its one thread.
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Generator
+import traceback
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, wait
+from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -24,23 +27,23 @@ def run_now(steps: Steps[T]) -> T:
     """
     interrupt: BaseException | None = None
     has_asked = False
-    try:
-        while True:
-            awaited = next(steps)
-            has_asked = has_asked or isinstance(awaited, Future)
-            try:
+    while True:
+        try:
+            while True:
+                awaited = next(steps)
+                has_asked = has_asked or isinstance(awaited, Future)
                 _wait_for(awaited)
-            except BaseException as error:
-                if interrupt or not has_asked:
-                    steps.close()
-                    raise
-                interrupt = error
-                _wait_for(awaited)
-    except StopIteration as end:
-        if interrupt:
-            raise interrupt from None
-        result: T = end.value
-        return result
+        except StopIteration as end:
+            if interrupt:
+                raise interrupt from None
+            result: T = end.value
+            return result
+        except BaseException as error:
+            has_ended = getgeneratorstate(steps) == GEN_CLOSED
+            if has_ended or interrupt or not has_asked:
+                steps.close()
+                raise
+            interrupt = error
 
 
 def run_until_pause(steps: Steps[T]) -> T | float:
@@ -53,6 +56,31 @@ def run_until_pause(steps: Steps[T]) -> T | float:
     return awaited if isinstance(awaited, float) else run_now(_resumed(awaited, steps))
 
 
+def despite_interrupt(
+    begin: Callable[[], Steps[T]], expected: tuple[type[Exception], ...]
+) -> Steps[T]:
+    """What the steps return. What interrupts them is raised once they were repeated.
+
+    Not only Ctrl-C: the time limits of queues are exceptions, too, that come at any statement. The
+    ``expected`` are the steps' own.
+    """
+    no_interrupts: tuple[type[BaseException], ...] = (GeneratorExit, *expected)
+    try:
+        return (yield from begin())
+    except no_interrupts:
+        raise
+    except BaseException:
+        yield from begin()
+        raise
+
+
+def is_interrupt(error: Exception) -> bool:
+    """Whether a signal handler has raised it, as queues do for their time limits."""
+    *_outer, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    handlers = map(signal.getsignal, signal.valid_signals())
+    return frame.f_code in [getattr(handler, "__code__", None) for handler in handlers]
+
+
 def _resumed(awaited: Future[Any], steps: Steps[T]) -> Steps[T]:
     yield awaited
     return (yield from steps)
@@ -63,6 +91,11 @@ def _wait_for(awaited: Future[Any] | float) -> None:
         wait([awaited])
     else:
         time.sleep(awaited)
+
+
+def until_done(future: Future[Any]) -> Steps[None]:
+    yield future
+    wait([future])
 
 
 def no_steps(*_args: object) -> Steps[None]:

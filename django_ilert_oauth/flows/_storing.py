@@ -1,8 +1,8 @@
-"""What ilert has given is stored, however long the database takes to come back.
+"""What ilert has given is stored, although the database fails meanwhile.
 
-Any error of the database but a data error is tried again on a fresh connection. From the first
-failure on this process asks ilert for nothing more until one store has worked: each response would
-be another one that could be lost.
+Any error of the database but a data error is tried again on a fresh connection, until the lease
+ends. After a failure, this process sends ilert nothing until a write has succeeded: each response
+would be another one that could be lost.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from django.db import DatabaseError, DataError, InterfaceError, connections
 
-from django_ilert_oauth.exceptions import IlertUnavailableError, TokenDecryptionError
+from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.internal import crypto
 from django_ilert_oauth.internal.db import update_row
-from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.internal.rows import database, row_of
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.oauth.transport import clock
@@ -49,7 +49,7 @@ def require_storing() -> None:
     """Raises ``IlertUnavailableError`` unless ``can_store()``."""
     if not can_store():
         raise IlertUnavailableError(
-            "The database does not take what ilert gives. Nothing is refreshed until it does.",
+            "The database is not accepting writes. Nothing is refreshed until it does.",
             code="not_stored",
         )
 
@@ -95,7 +95,7 @@ def write(
     update = partial(update_row, account, values, condition, using=database())
     if (yield from retrying(update, until, writes=True)):
         return True
-    written = account_rows().filter(pk=account.pk, uuid=account.uuid, **values)
+    written = row_of(account).filter(**values)
     return (yield from retrying(written.exists, until))
 
 
@@ -108,7 +108,7 @@ def store(lease: Lease, values: Mapping[str, Any], sent: Secret) -> Steps[bool]:
     account = lease.account
     # A machine that was suspended meanwhile has as long after it as any other.
     until = max(lease.ends, clock() + STORING_SECONDS)
-    ciphertext = account.refresh_token_ciphertext
+    ciphertext, place = account.refresh_token_ciphertext, account.place_of("refresh_token")
     reason = "the row stayed locked"
     try:
         while clock() < until:
@@ -119,7 +119,7 @@ def store(lease: Lease, values: Mapping[str, Any], sent: Secret) -> Steps[bool]:
             if stored is None and connections[database()].connection is not lease.connection:
                 reason = "a new connection does not see the account"
                 break
-            if not stored or (stored != ciphertext and not _opens_to(account, stored, sent)):
+            if not stored or (stored != ciphertext and not crypto.holds(stored, place, sent)):
                 return False
             ciphertext = stored
             yield PAUSE
@@ -128,23 +128,14 @@ def store(lease: Lease, values: Mapping[str, Any], sent: Secret) -> Steps[bool]:
             raise
         reason = type(error).__name__
     logger.error(
-        "The new tokens of account %s are lost, since the database did not take them: %s. If ilert "
-        "refuses the old ones, the user has to reconnect.",
+        "The new tokens of account %s are lost, since the database did not accept them: %s. If "
+        "ilert refuses the old ones, the user has to reconnect.",
         account.pk,
         reason,
     )
-    raise IlertUnavailableError("The database did not take the new tokens.", code="not_stored")
+    raise IlertUnavailableError("The database did not accept the new tokens.", code="not_stored")
 
 
 def _stored_ciphertext(account: ConnectedAccount) -> str | None:
     """None for a row that is not there, or not seen."""
-    rows = account_rows().filter(pk=account.pk, uuid=account.uuid)
-    return rows.values_list("refresh_token_ciphertext", flat=True).first()
-
-
-def _opens_to(account: ConnectedAccount, ciphertext: str, sent: Secret) -> bool:
-    """Whether the same token is stored under another key meanwhile."""
-    try:
-        return crypto.decrypt(ciphertext, account.place_of("refresh_token")) == sent
-    except TokenDecryptionError:
-        return False
+    return row_of(account).values_list("refresh_token_ciphertext", flat=True).first()

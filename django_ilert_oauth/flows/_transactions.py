@@ -6,27 +6,32 @@ worker thread: Django gives each thread a connection of its own.
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
-from django.db import ProgrammingError, connections, transaction
+from django.db import OperationalError, ProgrammingError, connections, transaction
 
 from django_ilert_oauth.exceptions import IlertUnavailableError
-from django_ilert_oauth.internal.rows import account_rows, database
+from django_ilert_oauth.internal.rows import database, row_of
 from django_ilert_oauth.models import ConnectedAccount
 
+from ._lease import context_of_worker
+from ._steps import run_now, until_done
 from ._storing import DATABASE_ERRORS, PAUSE
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+#: Rows that others lock or change meanwhile fail a transaction: as a deadlock, or under strict
+#: isolation levels.
+MAX_ATTEMPTS = 5
 #: Seconds that a second connection is waited for.
 CONNECTION_PATIENCE = 2.0
 
@@ -42,15 +47,21 @@ def in_transaction() -> bool:
     return not (caller.get_autocommit() or is_test)
 
 
-def has_one_writer() -> bool:
-    return connections[database()].vendor == "sqlite"
-
-
 def warn_of_rollback() -> None:
     logger.warning(
         "An ilert token was refreshed inside a transaction on a row that no other connection can "
         "write or see: a rollback would lose the new token."
     )
+
+
+def retry_transaction(call: Callable[[], T]) -> T:
+    """Repeats a call that is a transaction; inside one of the caller's it is made only once."""
+    if connections[database()].in_atomic_block:
+        return call()
+    for _ in range(MAX_ATTEMPTS - 1):
+        with suppress(OperationalError):
+            return call()
+    return call()
 
 
 def drop_broken_connection() -> None:
@@ -66,7 +77,7 @@ def drop_broken_connection() -> None:
 
 @contextmanager
 def reconnecting() -> Iterator[None]:
-    """A connection that was cut fails one call, and no more, in a process that lives long."""
+    """Closes a broken connection after an error, so a long-lived process fails only one call."""
     try:
         yield
     except DATABASE_ERRORS:
@@ -96,21 +107,29 @@ def beside_transaction(account: ConnectedAccount, call: Callable[[], T]) -> T | 
             has_looked.set()
             connections[database()].close()
 
-    def run() -> None:
-        try:
-            result.set_result(work())
-        except BaseException as error:
-            result.set_exception(error.with_traceback(None))
-
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(run,), name="ilert").start()
-    if not has_looked.wait(CONNECTION_PATIENCE) and turn.acquire(blocking=False):
+    run = partial(context_of_worker().run, _run, work, result)
+    try:
+        threading.Thread(target=run, name="ilert").start()
+        has_looked.wait(CONNECTION_PATIENCE)
+    finally:
+        has_given_up = not has_looked.is_set() and turn.acquire(blocking=False)
+        if not has_given_up:
+            # By an interrupted caller, too, with whom the clients would be closed.
+            run_now(until_done(result))
+    if has_given_up:
         raise IlertUnavailableError(
-            "No second database connection could be had within two seconds. Refresh the account "
+            "No second database connection was available within two seconds. Refresh the account "
             "before, or outside of, the transaction, or allow more connections.",
             code="busy",
         )
     return result.result()
+
+
+def _run(work: Callable[[], T], result: Future[T]) -> None:
+    try:
+        result.set_result(work())
+    except BaseException as error:
+        result.set_exception(error.with_traceback(None))
 
 
 def _sees(account: ConnectedAccount, *, has_given_up: Callable[[], bool]) -> bool:
@@ -118,7 +137,7 @@ def _sees(account: ConnectedAccount, *, has_given_up: Callable[[], bool]) -> boo
 
     A connection that looks at another schema may see no table at all.
     """
-    rows = account_rows().filter(pk=account.pk, uuid=account.uuid)
+    rows = row_of(account)
     while not has_given_up():
         try:
             transaction.set_autocommit(True, using=database())

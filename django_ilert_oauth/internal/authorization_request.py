@@ -62,11 +62,7 @@ def mark_browser(request: HttpRequest | None, **kwargs: Any) -> None:
 
 
 def store(
-    request: HttpRequest,
-    state: Secret,
-    code_verifier: Secret,
-    client: Client,
-    **columns: Any,
+    request: HttpRequest, state: Secret, code_verifier: Secret, client: Client, **columns: Any
 ) -> AuthorizationRequest:
     """For the user and the browser of this request, for ten minutes."""
     user_pk: Any = request.user.pk
@@ -88,8 +84,14 @@ def find(request: HttpRequest, state: Secret) -> AuthorizationRequest:
     """Raises ``StateError`` unless it was started by this user in this browser."""
     found = _rows().filter(pk=_digest(state.reveal()), user=request.user.pk).first()
     if found is None or not _is_from_browser(found, request):
-        raise _unknown()
+        raise _unknown_error()
     return found
+
+
+def next_url(state: Secret) -> str:
+    """Whoever asks: where it leads once somebody has logged in."""
+    columns = _rows().filter(pk=_digest(state.reveal())).values_list("next_url", flat=True)
+    return columns.first() or ""
 
 
 def consume(found: AuthorizationRequest) -> datetime:
@@ -100,18 +102,18 @@ def consume(found: AuthorizationRequest) -> datetime:
     """
     now = database_now(database())
     if found.expires_at <= now:
-        raise _unknown()
+        raise _unknown_error()
     clients = [conf.client(), *conf.clients.values()]
     if (found.api_url, found.client_id) not in {(it.api_url, it.client_id) for it in clients}:
         raise StateError(
-            "The client that this authorization request was made by is not configured any more: "
+            "The client of this authorization request is no longer configured: "
             "ILERT_OAUTH_API_URL, ILERT_OAUTH_CLIENT_ID or ILERT_OAUTH_CLIENTS has changed. "
             "Connect again.",
             code="endpoint_mismatch",
         )
     unused = _rows().filter(pk=found.pk, consumed_at=None)
     if not unused.update(consumed_at=now, code_verifier_ciphertext=""):
-        raise used()
+        raise used_error()
     transaction.on_commit(lambda: _delete_expired(now), using=database(), robust=True)
     return now
 
@@ -121,12 +123,16 @@ def note_connected(consumed: AuthorizationRequest, account: ConnectedAccount) ->
     _rows().filter(pk=consumed.pk).update(connected_uuid=account.uuid)
 
 
-def used() -> StateError:
-    return StateError("This authorization request was used already.", code="state_used")
+def has_connected(consumed: AuthorizationRequest) -> bool:
+    return _rows().filter(pk=consumed.pk, connected_uuid__isnull=False).exists()
 
 
-def _unknown() -> StateError:
-    return StateError(f"This authorization request was not made here, or has expired. {ADVICE}")
+def used_error() -> StateError:
+    return StateError("This authorization request has already been used.", code="state_used")
+
+
+def _unknown_error() -> StateError:
+    return StateError(f"This authorization request was not started here, or has expired. {ADVICE}")
 
 
 def _delete_expired(now: datetime) -> None:

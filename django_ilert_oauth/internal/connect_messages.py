@@ -1,4 +1,4 @@
-"""What a user is told who comes back from ilert, with an account or without."""
+"""What a user is told who comes back from ilert; ``error_messages.py`` words what went wrong."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.http import HttpRequest
+from django.template.loader import render_to_string
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 
+from django_ilert_oauth.error_messages import STAYS_CONNECTED, explain
 from django_ilert_oauth.exceptions import AuthorizationDeniedError
 from django_ilert_oauth.models import ConnectedAccount
 
 from . import account_selection
 from . import scopes as scope_names
-from .error_messages import error_message
 from .return_urls import connect_url
 
 if TYPE_CHECKING:
@@ -49,20 +50,19 @@ def show_connected(
         _warn(request, text, url, _("Ask again"))
     elif meant and meant != account:
         text += " " + _(
-            "%(other)s, which was to be reconnected, is not: for that, log in at ilert as "
-            "%(username)s."
+            "%(other)s has not been reconnected: to do that, log in at ilert as %(username)s."
         ) % {"other": meant, "username": meant.username}
         _warn(request, text, connect_url(request, account=meant, next_url=next_url), _("Reconnect"))
     else:
-        messages.success(request, text, fail_silently=True)
+        messages.success(request, text)
 
 
 def show_failure(request: HttpRequest, error: Exception, account: ConnectedAccount | None) -> None:
     """Who declines more access has made no error, and support need not look for one."""
     is_declined = isinstance(error, AuthorizationDeniedError) and error.code == "access_denied"
     if is_declined and account and account_selection.is_usable(account):
-        text = _("Nothing was changed: %(account)s stays connected.") % {"account": account}
-        messages.info(request, text, fail_silently=True)
+        text = STAYS_CONNECTED % {"account": account}
+        messages.info(request, text)
     else:
         show_error(request, error)
 
@@ -77,8 +77,8 @@ def show_error(request: HttpRequest, error: Exception) -> None:
         reference,
     )
     text = _("%(error_message)s Reference: %(reference)s")
-    text %= {"error_message": error_message(error), "reference": reference}
-    messages.error(request, text, fail_silently=True)
+    text %= {"error_message": explain(error), "reference": reference}
+    messages.error(request, text)
 
 
 def _joined(scopes: list[str]) -> str:
@@ -86,5 +86,6 @@ def _joined(scopes: list[str]) -> str:
 
 
 def _warn(request: HttpRequest, text: str, url: str, label: StrOrPromise) -> None:
-    link = format_html('{} <a class="ilert-button ilert-quiet" href="{}">{}</a>', text, url, label)
-    messages.warning(request, link, fail_silently=True)
+    values = {"content": label, "style": "quiet", "href": url}
+    button = render_to_string("ilert_oauth/elements/button.html", values)
+    messages.warning(request, format_html("{} {}", text, button))

@@ -33,7 +33,8 @@ Place = tuple[str, ...]
 
 def encrypt(token: Secret, place: Place) -> str:
     # An error about a lone surrogate would carry the token.
-    return _fernets(place)[0].encrypt(token.reveal().encode(errors="replace")).decode("ascii")
+    [first, *_others] = _derive_all(tuple(conf.encryption_keys), place)
+    return first.encrypt(token.reveal().encode(errors="replace")).decode("ascii")
 
 
 def decrypt(ciphertext: str, place: Place) -> Secret:
@@ -41,10 +42,15 @@ def decrypt(ciphertext: str, place: Place) -> Secret:
     _number, token = _open(ciphertext, place)
     if token is None:
         raise TokenDecryptionError(
-            "No key in ILERT_OAUTH_ENCRYPTION_KEYS opens this token. Put back the key that "
-            "encrypted it, or the row's api_url where that has changed, or have the user reconnect."
+            "No key in ILERT_OAUTH_ENCRYPTION_KEYS decrypts this token. Put back the key that "
+            "encrypted it, or the row's api_url if that has changed, or have the user reconnect."
         )
     return token
+
+
+def holds(ciphertext: str, place: Place, token: Secret) -> bool:
+    """Whether it opens to this token; False where no key opens it."""
+    return _open(ciphertext, place)[1] == token
 
 
 def rotate(ciphertext: str, place: Place) -> str:
@@ -65,10 +71,11 @@ def key_number(ciphertext: str, place: Place) -> int:
 def _open(ciphertext: str, place: Place) -> tuple[int, Secret | None]:
     """The number of the key and the token. Another process may write under a new key already."""
     while True:
-        for number, fernet in enumerate(_fernets(place), start=1):
+        keys = conf.encryption_keys
+        for number, fernet in enumerate(_derive_all(tuple(keys), place), start=1):
             if (token := _opened(ciphertext, fernet)) is not None:
                 return number, token
-        if not key_source.has_others():
+        if not key_source.has_others(than=keys):
             return 0, None
 
 
@@ -79,10 +86,6 @@ def _opened(ciphertext: str, fernet: Fernet) -> Secret | None:
         return Secret(fernet.decrypt(ciphertext.encode()).decode(errors="replace"))
     except InvalidToken:
         return None
-
-
-def _fernets(place: Place) -> tuple[Fernet, ...]:
-    return _derive_all(tuple(conf.encryption_keys), place)
 
 
 @lru_cache(maxsize=256)

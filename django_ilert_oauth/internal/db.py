@@ -68,6 +68,11 @@ class DatabaseTime(models.Expression):
         return f"({self.SQL[connection.vendor]} + {self.plus})", ()
 
 
+def has_one_writer(using: str) -> bool:
+    """Whether any transaction that writes keeps all others from writing."""
+    return connections[using].vendor == "sqlite"
+
+
 def moment(milliseconds: int) -> datetime:
     """What the site keeps in its columns for so many milliseconds since the epoch."""
     aware = datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -39,10 +39,13 @@ class KeySource:
             return self._validated()
         if self._asked == get("ENCRYPTION_KEYS"):
             return self._keys
-        keys = _ask()
-        self._hash = None
+        return self._take(_ask())
+
+    def _take(self, keys: list[Secret] | None) -> list[Secret] | None:
+        """In place of those of before, if there are any."""
         if keys:
-            self._asked, self._keys, self._paused_until = get("ENCRYPTION_KEYS"), keys, 0.0
+            self._keys, self._hash, self._paused_until = keys, None, 0.0
+            self._asked = get("ENCRYPTION_KEYS")
         return keys
 
     def _validated(self) -> list[Secret] | None:
@@ -55,19 +58,23 @@ class KeySource:
             self._keys, self._hash = keys, current
         return self._keys
 
-    def has_others(self) -> bool:
-        """Whether the callable, asked again, has returned other keys."""
-        if not _is_callable() or time.monotonic() < self._paused_until:
+    def has_others(self, than: list[Secret]) -> bool:
+        """Whether the callable, asked again by this thread or another, has returned other keys."""
+        if not _is_callable():
             return False
-        before, self._asked = self._keys, None
+        if self._keys == than and time.monotonic() >= self._paused_until:
+            self._ask_again()
+        return self._keys != than
+
+    def _ask_again(self) -> None:
+        before = self._keys
         try:
-            self.keys()
+            # Meanwhile other threads go on with those of before: they may have a token to store.
+            self._take(_ask())
         except ImproperlyConfigured as error:
-            logger.warning("%s The keys of before are used.", error)
-        self._asked = get("ENCRYPTION_KEYS")
+            logger.warning("%s The previous keys are used.", error)
         if self._keys == before:
             self._paused_until = time.monotonic() + PAUSE
-        return self._keys != before
 
 
 def _hash(keys: Any) -> int | None:
@@ -88,4 +95,4 @@ def _ask() -> list[Secret] | None:
     except Exception as error:
         failure = type(error).__name__
     # Raised from here: the frames of a vault's client may hold the keys.
-    raise ImproperlyConfigured(f"{PREFIX}ENCRYPTION_KEYS could not be asked: {failure}.")
+    raise ImproperlyConfigured(f"{PREFIX}ENCRYPTION_KEYS could not be loaded: {failure}.")

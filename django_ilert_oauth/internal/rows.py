@@ -24,6 +24,11 @@ def account_rows() -> ConnectedAccountQuerySet:
     return ConnectedAccount.objects.using(database())
 
 
+def row_of(account: ConnectedAccount) -> ConnectedAccountQuerySet:
+    """By key and ``uuid``: another schema or replica may have the same key."""
+    return account_rows().filter(pk=account.pk, uuid=account.uuid)
+
+
 def pending_revocations() -> models.QuerySet[PendingRevocation]:
     return PendingRevocation.objects.using(database())
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 
 from django_ilert_oauth.oauth.secret import Secret
 
@@ -61,20 +62,19 @@ def required_string(name: str) -> str:
 def client_secrets(name: str) -> tuple[Secret, ...]:
     if not get(name):
         raise missing(name)
-    secrets = _secrets(get(name))
+    secrets = _secrets([get(name)] if isinstance(get(name), str) else get(name), _is_plain)
     if secrets is None:
-        raise malformed(name, "a string without white space at its ends, or a list of such strings")
-    return secrets
+        wanted = "a string of printable characters without white space at its ends"
+        raise malformed(name, f"{wanted}, or a list of such strings")
+    return tuple(secrets)
 
 
-def _secrets(value: Any) -> tuple[Secret, ...] | None:
+def _secrets(texts: Any, is_valid: Callable[[str], bool]) -> list[Secret] | None:
     """None for what is malformed: raised from here, an error would carry the secrets."""
-    texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
         return None
-    if not all(isinstance(text, str) and text and text == text.strip() for text in texts):
-        return None
-    return tuple(map(Secret, texts))
+    is_good = all(isinstance(text, str) and is_valid(text) for text in texts)
+    return [Secret(text) for text in texts] if is_good else None
 
 
 def client_names() -> list[str]:
@@ -107,12 +107,13 @@ def fernet_keys(keys: Any) -> list[Secret] | None:
     """None for what is malformed: raised from here, an error would carry the keys."""
     if keys is None or keys == "":
         return []
-    if not isinstance(keys, list | tuple):
-        return None
-    texts = [key.decode("ascii", "replace") if isinstance(key, bytes) else key for key in keys]
-    if not all(isinstance(text, str) and _is_fernet_key(text) for text in texts):
-        return None
-    return [Secret(text) for text in texts]
+    if isinstance(keys, list | tuple):
+        keys = [key.decode("ascii", "replace") if isinstance(key, bytes) else key for key in keys]
+    return _secrets(keys, _is_fernet_key)
+
+
+def _is_plain(text: str) -> bool:
+    return text != "" and text == text.strip() and text.isprintable()
 
 
 def _is_fernet_key(text: str) -> bool:
@@ -122,17 +123,22 @@ def _is_fernet_key(text: str) -> bool:
         return False
 
 
-def base_url(name: str, value: Any) -> str:
-    if "?" in url(name, value):
-        raise malformed(name, "a URL without a query such as https://example.com")
-    return url(name, value).rstrip("/")
+def base_url(name: str, default: str) -> str:
+    return _without_query(name, get(name, default)).rstrip("/")
 
 
-def tenant_url(name: str, pattern: Any) -> str:
+def tenant_url(name: str, default: str) -> str:
+    pattern = get(name, default)
     if not isinstance(pattern, str) or "{tenant}" not in pattern:
         raise malformed(name, 'a URL such as "https://{tenant}.ilert.com"')
-    base_url(name, pattern.replace("{tenant}", "tenant"))
+    _without_query(name, pattern.replace("{tenant}", "tenant"))
     return pattern.rstrip("/")
+
+
+def _without_query(name: str, value: Any) -> str:
+    if "?" in url(name, value):
+        raise malformed(name, "a URL without a query such as https://example.com")
+    return str(value)
 
 
 def url(name: str, value: Any) -> str:
@@ -158,6 +164,18 @@ def boolean(name: str, default: bool) -> bool:
     if not isinstance(value, bool):
         raise malformed(name, "True or False")
     return value
+
+
+def function(name: str) -> Callable[..., Any] | None:
+    """A function, or what a dotted path leads to."""
+    value = get(name)
+    try:
+        found = import_string(value) if isinstance(value, str) else value
+    except ImportError as error:
+        raise ImproperlyConfigured(f"{PREFIX}{name} cannot be imported: {error}.") from error
+    if not (found is None or callable(found)):
+        raise malformed(name, "a function, or its dotted path")
+    return cast(Callable[..., Any] | None, found)
 
 
 def duration(name: str, default: timedelta) -> timedelta:

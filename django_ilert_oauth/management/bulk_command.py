@@ -16,8 +16,8 @@ from django.core.management.base import CommandError, CommandParser
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from django_ilert_oauth.flows._bulk.runner import RunResult
-from django_ilert_oauth.internal.error_messages import STOPPED
+from django_ilert_oauth.error_messages import STOPPED
+from django_ilert_oauth.flows._bulk.run_result import RunResult
 from django_ilert_oauth.internal.rows import account_rows
 from django_ilert_oauth.models import ConnectedAccountQuerySet
 
@@ -76,14 +76,14 @@ class AccountsCommand(QuietCommand):
             action="append",
             type=int,
             metavar="PK",
-            help=f"{self.action} only this connected account; may be given more than once",
+            help=f"{self.action} only the account with this primary key; may be repeated",
         )
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help=f"list what would be {self.participle}; make no request",
+            help=f"list accounts that would be {self.participle}, and make no request",
         )
-        parser.add_argument("--json", action="store_true", help="print one JSON object and no bar")
+        parser.add_argument("--json", action="store_true", help="print one JSON object, no text")
 
     def chosen(self, pks: list[int] | None) -> ConnectedAccountQuerySet:
         """Those named, all if none is."""
@@ -91,7 +91,7 @@ class AccountsCommand(QuietCommand):
         if pks:
             rows = rows.filter(pk__in=pks)
             if unknown := set(pks).difference(rows.values_list("pk", flat=True)):
-                raise CommandError(f"There is no connected account {min(unknown)}.")
+                raise CommandError(f"There is no account {min(unknown)}.")
         return rows
 
     def show(self, due: ConnectedAccountQuerySet, options: Mapping[str, Any]) -> None:
@@ -106,6 +106,13 @@ class AccountsCommand(QuietCommand):
         self.stdout.write(f"{in_words(counts)}; nothing was done.")
 
 
+class Bar(tqdm):  # type: ignore[type-arg]
+    """Locked between threads: the lock of tqdm itself has Python 3.14 start a process."""
+
+
+Bar.set_lock(threading.RLock())
+
+
 class BulkCommand(AccountsCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -113,13 +120,13 @@ class BulkCommand(AccountsCommand):
             "--concurrency", type=positive, default=4, help="requests at the same time (default: 4)"
         )
         parser.add_argument(
-            "--limit", type=positive, help=f"{self.action} this many accounts at most"
+            "--limit", type=positive, help=f"{self.action} at most this many accounts"
         )
         parser.add_argument(
             "--mark-ended",
             action="store_true",
-            help="believe every invalid_grant even if no account could be refreshed: these users "
-            "then have to reconnect",
+            help="mark an account at every invalid_grant, even if none could be refreshed: these "
+            "users then have to reconnect",
         )
 
     @contextmanager
@@ -134,8 +141,8 @@ class BulkCommand(AccountsCommand):
         # tqdm tells by the stream itself which lines are in the way of the bar.
         stream = options.get("stderr") or sys.stderr
         with (
-            tqdm(total=total, unit="account", file=stream) as bar,
-            logging_redirect_tqdm(_console_loggers()),
+            Bar(total=total, unit="account", file=stream) as bar,
+            logging_redirect_tqdm(_console_loggers(), tqdm_class=Bar),
         ):
 
             def draw(result: RunResult) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from io import StringIO
 from typing import Any
 
@@ -14,12 +15,17 @@ class QuietCommand(BaseCommand):
     """Writes nothing with ``-v 0``, whatever happens: the exit status says how it went."""
 
     def execute(self, *args: Any, **options: Any) -> Any:
+        silence, logger = logging.NullHandler(), logging.getLogger("django_ilert_oauth")
         if options["verbosity"] == 0:
             options["stdout"] = options["stderr"] = StringIO()
+            # Where no log is set up, Python would write warnings to the console.
+            logger.addHandler(silence)
         try:
             return super().execute(*args, **options)
         except IlertOAuthError as error:
             raise CommandError(str(error), returncode=2) from None
+        finally:
+            logger.removeHandler(silence)
 
 
 def printable(text: str, stream: Any) -> str:

@@ -14,11 +14,70 @@ import django_ilert_oauth.models
 class Migration(migrations.Migration):
     initial = True
 
-    dependencies = [
-        migrations.swappable_dependency(settings.AUTH_USER_MODEL),
-    ]
+    dependencies = [migrations.swappable_dependency(settings.AUTH_USER_MODEL)]
 
     operations = [
+        migrations.CreateModel(
+            name="LastRun",
+            fields=[
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("refresh", "refresh"),
+                            ("queue", "queue"),
+                            ("check", "check"),
+                            ("rotate", "rotate keys"),
+                        ],
+                        max_length=10,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("at", models.DateTimeField()),
+            ],
+            options={"verbose_name": "last run", "verbose_name_plural": "last runs"},
+        ),
+        migrations.CreateModel(
+            name="PendingRevocation",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("account_uuid", models.UUIDField(editable=False, verbose_name="account")),
+                ("client_id", models.CharField(max_length=200, verbose_name="client ID")),
+                ("api_url", models.CharField(max_length=200, verbose_name="API of ilert")),
+                ("tenant_id", models.CharField(max_length=100, verbose_name="tenant")),
+                ("username", models.CharField(max_length=255, verbose_name="username")),
+                ("refresh_token_ciphertext", models.TextField(editable=False)),
+                ("grant_ends_at", models.DateTimeField(null=True, verbose_name="grant expires")),
+                (
+                    "created_at",
+                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="since"),
+                ),
+                ("attempts", models.PositiveIntegerField(default=0, verbose_name="attempts")),
+                ("next_attempt_at", models.DateTimeField(null=True, verbose_name="next attempt")),
+                (
+                    "last_error",
+                    models.CharField(blank=True, max_length=40, verbose_name="last error"),
+                ),
+                (
+                    "last_error_at",
+                    models.DateTimeField(blank=True, null=True, verbose_name="last error at"),
+                ),
+                (
+                    "given_up_at",
+                    models.DateTimeField(blank=True, null=True, verbose_name="given up"),
+                ),
+            ],
+            options={
+                "verbose_name": "pending revocation",
+                "verbose_name_plural": "pending revocations",
+            },
+        ),
         migrations.CreateModel(
             name="AccountEvent",
             fields=[
@@ -69,46 +128,6 @@ class Migration(migrations.Migration):
                 "verbose_name": "event of an account",
                 "verbose_name_plural": "events of accounts",
                 "indexes": [models.Index(fields=["account_uuid", "at"], name="ilert_oauth_event")],
-            },
-        ),
-        migrations.CreateModel(
-            name="PendingRevocation",
-            fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("account_uuid", models.UUIDField(editable=False, verbose_name="account")),
-                ("client_id", models.CharField(max_length=200, verbose_name="client ID")),
-                ("api_url", models.CharField(max_length=200, verbose_name="ilert API")),
-                ("tenant_id", models.CharField(max_length=100, verbose_name="tenant")),
-                ("username", models.CharField(max_length=255, verbose_name="username")),
-                ("refresh_token_ciphertext", models.TextField(editable=False)),
-                ("grant_ends_at", models.DateTimeField(null=True, verbose_name="grant expires")),
-                (
-                    "created_at",
-                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="since"),
-                ),
-                ("attempts", models.PositiveIntegerField(default=0, verbose_name="attempts")),
-                ("next_attempt_at", models.DateTimeField(null=True, verbose_name="next attempt")),
-                (
-                    "last_error",
-                    models.CharField(blank=True, max_length=40, verbose_name="last error"),
-                ),
-                (
-                    "last_error_at",
-                    models.DateTimeField(blank=True, null=True, verbose_name="last error at"),
-                ),
-                (
-                    "given_up_at",
-                    models.DateTimeField(blank=True, null=True, verbose_name="given up"),
-                ),
-            ],
-            options={
-                "verbose_name": "pending revocation",
-                "verbose_name_plural": "pending revocations",
             },
         ),
         migrations.CreateModel(
@@ -166,7 +185,7 @@ class Migration(migrations.Migration):
                 (
                     "api_url",
                     django_ilert_oauth.internal.db.ExactCharField(
-                        max_length=200, verbose_name="ilert API"
+                        max_length=200, verbose_name="API of ilert"
                     ),
                 ),
                 (
@@ -198,6 +217,10 @@ class Migration(migrations.Migration):
                 (
                     "refresh_token_expires_at",
                     models.DateTimeField(blank=True, null=True, verbose_name="grant expires"),
+                ),
+                (
+                    "grant_extended_at",
+                    models.DateTimeField(default=django.utils.timezone.now, editable=False),
                 ),
                 (
                     "status",
@@ -252,6 +275,7 @@ class Migration(migrations.Migration):
                     "last_error_at",
                     models.DateTimeField(blank=True, null=True, verbose_name="last error at"),
                 ),
+                ("notified_at", models.DateTimeField(editable=False, null=True)),
                 ("lease_id", models.CharField(blank=True, editable=False, max_length=32)),
                 ("lease_ends_ms", models.BigIntegerField(default=0, editable=False)),
                 (
@@ -279,6 +303,7 @@ class Migration(migrations.Migration):
                     models.Index(
                         fields=["status", "refresh_token_expires_at"], name="ilert_oauth_grant"
                     ),
+                    models.Index(fields=["last_error_at"], name="ilert_oauth_error"),
                 ],
                 "constraints": [
                     models.UniqueConstraint(

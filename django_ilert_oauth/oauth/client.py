@@ -104,9 +104,14 @@ class IlertClient:
     def exchange_code(
         self, code: Secret, code_verifier: Secret, *, deadline: float | None = None
     ) -> TokenResponse:
+        return self.start_exchange_code(code, code_verifier, deadline=deadline).result()
+
+    def start_exchange_code(
+        self, code: Secret, code_verifier: Secret, *, deadline: float | None = None
+    ) -> Future[TokenResponse]:
         """Never sent twice with the same client secret: a code works once."""
         form = {"code": code, "code_verifier": code_verifier}
-        return self._start_tokens("authorization_code", form, deadline).result()
+        return self._start_tokens("authorization_code", form, deadline)
 
     def refresh(self, refresh_token: Secret, *, deadline: float | None = None) -> TokenResponse:
         return self.start_refresh(refresh_token, deadline=deadline).result()

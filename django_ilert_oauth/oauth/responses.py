@@ -120,7 +120,7 @@ def parse_tokens(response: OAuthResponse) -> TokenResponse:
         refresh_token=Secret(refresh_token),
         expires_in=lifetime(body.get("expires_in")),
         refresh_token_expires_in=lifetime(body.get("refresh_token_expires_in")),
-        scope=_string(body, "scope", 4096),
+        scope=_scope(body),
     )
 
 
@@ -130,7 +130,7 @@ def parse_token_info(response: OAuthResponse) -> TokenInfo:
         active=body.get("active") is True,
         tenant_id=_string(body, "tenant_id", 100),
         username=_string(body, "username", 255),
-        scope=_string(body, "scope", 4096),
+        scope=_scope(body),
     )
     is_anonymous = info.active and not (info.tenant_id and info.username)
     if is_anonymous or not isinstance(body.get("active"), bool):
@@ -182,7 +182,7 @@ def _raise_for_error(response: OAuthResponse) -> None:
     if response.status == 429:
         raise _unavailable(response, "ilert asks for fewer requests.", "rate_limited")
     if response.status >= 500 or known in TRANSIENT_CODES:
-        raise _unavailable(response, "ilert reports an error of its own.", "server_error")
+        raise _unavailable(response, "ilert reports a server error.", "server_error")
     if response.status >= 400 and any(isinstance(code, str) for code in codes):
         code = error_code(known)
         raise IlertRejectedError(f"ilert refused: {code}.", code=code, status=response.status)
@@ -217,6 +217,12 @@ def _is_token(value: object) -> bool:
 
 def _is_bearer(value: object) -> bool:
     return value is None or (isinstance(value, str) and value.lower() == "bearer")
+
+
+def _scope(body: Mapping[str, Any]) -> str:
+    """ASCII (RFC 6749, section 3.3): what a database cannot keep would cost the tokens."""
+    scope = _string(body, "scope", 4096)
+    return scope if scope.isascii() else ""
 
 
 def _string(body: Mapping[str, Any], key: str, max_length: int | None = None) -> str:

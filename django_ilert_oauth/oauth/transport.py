@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import math
 import random
@@ -17,7 +18,7 @@ from weakref import WeakSet
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
-from urllib3.exceptions import InvalidHeader
+from urllib3.exceptions import ConnectTimeoutError, InvalidHeader
 from urllib3.util import Retry, parse_url
 
 from django_ilert_oauth import __version__
@@ -81,16 +82,37 @@ class Exchange:
 current_exchange: ContextVar[Exchange | None] = ContextVar("current_exchange", default=None)
 
 
+class _Response(http.client.HTTPResponse):
+    """Without what urllib3 warns of: from frames that hold tokens, and in words of the response."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.msg.set_payload("")
+        self.msg.defects.clear()
+        if "Transfer-Encoding" in self.msg:
+            # It is the one that counts (RFC 9112, section 6.3).
+            del self.msg["Content-Length"]
+
+
 class _WatchedConnection:
-    """Looks at the deadline before it connects, and before anything is sent."""
+    """Looks at the deadline before it connects, and before anything is sent.
+
+    In an exchange it connects once more where that fails: then nothing was sent. urllib3's own
+    ``Retry`` would log that, from frames that hold the form.
+    """
 
     sock: Any
+    response_class = _Response
 
     #: A site's ``http.client.HTTPConnection.debuglevel = 1`` would print tokens and forms.
     debuglevel = 0
 
     def connect(self) -> None:
         if exchange := current_exchange.get():
+            exchange.before_connecting()
+            with suppress(ConnectTimeoutError):
+                super().connect()  # type: ignore[misc]
+                return
             exchange.before_connecting()
         super().connect()  # type: ignore[misc]
 
@@ -115,7 +137,18 @@ class WatchedAdapter(HTTPAdapter):
         self._pools = WeakSet[Any]()
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        pool = super().get_connection_with_tls_context(*args, **kwargs)
+        """Raises ``InvalidProxyURL`` in place of the libraries' errors, which quote passwords."""
+        try:
+            pool = super().get_connection_with_tls_context(*args, **kwargs)
+        except requests.RequestException:
+            raise
+        except (TypeError, ValueError):
+            pool = None
+        if pool is None:
+            raise requests.exceptions.InvalidProxyURL(
+                "The address of the proxy is malformed, of an unknown kind, or has a password that "
+                "is not percent-encoded or not Latin-1."
+            )
         # Whichever it is: one for a SOCKS proxy, or that of a tool which records requests.
         if not issubclass(pool.ConnectionCls, _WatchedConnection):
             pool.ConnectionCls = _watched(pool.ConnectionCls)
@@ -150,10 +183,8 @@ class ClientSession(requests.Session):
 
 
 def open_session() -> ClientSession:
-    """Retries once where no connection came about: then nothing was sent."""
     session = ClientSession()
-    retry = Retry(total=1, connect=1, read=False, redirect=0, status=0, other=0)
-    watched = WatchedAdapter(pool_maxsize=1, max_retries=retry)
+    watched = WatchedAdapter(pool_maxsize=1)
     for prefix, adapter in {"https://": watched, "http://": watched, **adapters}.items():
         session.mount(prefix, adapter)
     return session
@@ -194,7 +225,7 @@ def require_safe(url: str) -> None:
     parts = parse_url(url)  # as requests reads it
     if parts.scheme != "https" and not _is_loopback((parts.host or "").strip("[]")):
         raise IlertOAuthError(
-            "Secrets are not sent over plain http. Let ILERT_OAUTH_API_URL begin with https://.",
+            "Secrets are not sent over plain http: ILERT_OAUTH_API_URL must begin with https://.",
             code="insecure_endpoint",
         )
 

@@ -69,6 +69,11 @@ class Workers:
             except RuntimeError as error:
                 logger.warning("No thread for a request to ilert: %s", type(error).__name__)
                 job.fail(IlertUnavailableError("No thread can be started.", code="unreachable"))
+            except BaseException:
+                # Interrupted: nobody would learn of the response, so nothing is sent any more.
+                job.exchange.abandon()
+                self._running.discard(job)
+                raise
         return job.future
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether the user has a matching account, and the way to one."""
+"""Whether the user has a matching account, the way to one, and what pages are built of."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 from django import template
 from django.core.exceptions import ImproperlyConfigured
+from django.forms.utils import flatatt
 from django.http import HttpRequest
 from django.template.context import Context
+from django.template.loader import render_to_string
 
 from django_ilert_oauth.internal import account_selection, return_urls
 from django_ilert_oauth.internal import scopes as scope_names
@@ -33,14 +35,23 @@ def ilert_connect_url(
 
 @register.inclusion_tag("ilert_oauth/connect_button.html", takes_context=True)
 def ilert_connect_button(
-    context: Context,
-    scopes: str | Iterable[str] = (),
-    next_url: str | None = None,
-    text: str = "",
+    context: Context, scopes: str | Iterable[str] = (), next_url: str | None = None, text: str = ""
 ) -> dict[str, Any]:
     url, account = _connect_url(context, scopes, next_url)
+    if account and not account_selection.may_manage(_request(context), account):
+        account = None
     is_extension = account is not None and account_selection.is_usable(account)
     return {"connect_url": url, "account": account, "is_extension": is_extension, "text": text}
+
+
+@register.simple_block_tag
+def ilert_element(
+    content: str, element: str, style: str = "", href: str = "", **attributes: Any
+) -> str:
+    """A template of ``elements/`` around the content; ``aria_label`` is ``aria-label``."""
+    attrs = flatatt({name.replace("_", "-"): value for name, value in attributes.items()})
+    values = {"content": content, "style": style, "href": href, "attrs": attrs}
+    return render_to_string(f"ilert_oauth/elements/{element}.html", values)
 
 
 def _connect_url(

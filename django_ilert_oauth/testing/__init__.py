@@ -1,6 +1,6 @@
-"""For the tests of sites that use the app: accounts, and an ilert that lives in memory.
+"""Helpers for the tests of sites that use the app: accounts, and an ilert in memory.
 
-No test library is needed. pytest finds a fixture ``fake_ilert`` that needs no import.
+They need no test library. For pytest there is a fixture ``fake_ilert`` that needs no import.
 """
 
 from ._accounts import connected_account

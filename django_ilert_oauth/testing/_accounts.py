@@ -27,11 +27,12 @@ def connected_account(
     client: str = DEFAULT_CLIENT,
     **columns: Any,
 ) -> ConnectedAccount:
-    """Creates an account of grace at acme; ``columns`` are those of the model.
+    """Creates and returns an account of ``grace @ acme`` that belongs to ``user``.
 
-    It was granted ``ILERT_OAUTH_SCOPES``, or ``scopes``. ``expires_in`` is in seconds; below zero,
-    the access token has expired. ``client`` is a name in ``ILERT_OAUTH_CLIENTS``. Without
-    ``ILERT_OAUTH_ENCRYPTION_KEYS`` in the settings this works only inside ``fake_ilert()``.
+    It was granted ``scopes`` (default: ``ILERT_OAUTH_SCOPES``). Its access token expires in
+    ``expires_in`` seconds; if that is negative, it has expired. ``client`` is a name in
+    ``ILERT_OAUTH_CLIENTS``, and any other keyword sets a field of the model. If the settings have
+    no ``ILERT_OAUTH_ENCRYPTION_KEYS``, call it inside ``fake_ilert()``.
     """
     scope = scope_names.union(conf.scopes if scopes is None else scopes)
     identity = {"tenant_id": "acme", "username": "grace", "granted_scope": scope, **columns}

@@ -1,4 +1,4 @@
-"""The grants of an ilert that lives in memory.
+"""The grants of an ilert in memory.
 
 A token says itself whom it belongs to, so accounts need not be known here. One that was made
 elsewhere is taken as well.
@@ -20,7 +20,7 @@ import requests
 from django_ilert_oauth.internal import scopes
 from django_ilert_oauth.oauth import client
 
-from ._endpoints import error_body, needed_scope
+from ._rest_rules import error_body, needed_scope
 
 #: Tenant, username and, unless the token was made elsewhere, scope.
 Owner = dict[str, str]
@@ -31,11 +31,7 @@ Key = tuple[str, str]
 #: Status and body.
 Response = tuple[int, Any]
 
-OPEN = {
-    ("POST", client.TOKEN_PATH),
-    ("POST", client.TOKEN_INFO_PATH),
-    ("POST", client.REVOKE_PATH),
-}
+OPEN = {("POST", client.TOKEN_PATH), ("POST", client.TOKEN_INFO_PATH), ("POST", client.REVOKE_PATH)}
 #: The fake responds to these itself.
 OWN = OPEN | {("GET", client.CURRENT_USER_PATH)}
 

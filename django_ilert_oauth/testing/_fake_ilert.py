@@ -1,4 +1,4 @@
-"""An ilert that lives in memory."""
+"""An ilert in memory."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from django_ilert_oauth.internal.setting_values import PREFIX
 from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.oauth.client import AUTHORIZE_PATH
 
-from ._endpoints import error_body, too_large
 from ._fake_grants import OPEN, OWN, Grants, Key
+from ._rest_rules import error_body, too_large
 from ._sent_request import SentRequest, as_sent
 
 #: For settings that the site's tests do not have; the key is new in each process.
@@ -48,10 +48,10 @@ Raised = BaseException | type[BaseException]
 
 @contextmanager
 def fake_ilert() -> Iterator[FakeIlert]:
-    """Takes the place of ilert: no session of the app reaches the network meanwhile.
+    """Replaces ilert by a ``FakeIlert`` inside a ``with`` block: no request reaches the network.
 
-    Credentials and a key that the settings lack are supplied. A request for which no response is
-    set raises ``AssertionError``, there and at the end of the context.
+    If the settings have no client credentials or no key, they are supplied. A request for which no
+    response is set raises ``AssertionError``, which is raised again at the end of the block.
     """
     fake = FakeIlert()
     adapter = _Adapter(fake)
@@ -86,11 +86,12 @@ class _Response:
 
 
 class FakeIlert(Grants):
-    """An ilert in memory that behaves as ilert does: a code works once and with its verifier.
+    """An ilert in memory, which responds as ilert does.
 
-    ``tenant_id`` and ``username`` say who allows access next, ``expires_in`` how many seconds an
-    access token lasts, ``rotates`` whether a refresh brings a new refresh token, too. ``requests``
-    are those received so far, ``waits`` the seconds that the app would have waited.
+    Set ``tenant_id`` and ``username`` to choose who allows access next, ``expires_in`` to the
+    seconds that an access token is valid, and ``rotates`` to True if each refresh is to return a
+    new refresh token. ``requests`` is a list of every ``SentRequest`` so far, and ``waits`` one of
+    the seconds that the app would have waited.
     """
 
     def __init__(self) -> None:
@@ -113,13 +114,15 @@ class FakeIlert(Grants):
         raises: Raised | None = None,
         times: int | None = None,
     ) -> None:
-        """Sets the response to requests for a path, or what they raise, as ``requests.Timeout``.
+        """Sets the response to requests for a path, or the exception that they raise.
 
-        Responses with ``times`` are used first, one after the other; one without stays until it is
-        replaced. ``/api/developers/oauth2/token`` and ilert's other endpoints can be set, too.
-        A failure is sent to everybody, any other response only to tokens that are good for it and
-        to pages that are not too large. An error of 400 to 499 has ilert's body unless ``json`` is
-        given; None is no body.
+        Responses with ``times`` are used that often, and first; a response without stays until you
+        set another. You can set those of ilert's OAuth endpoints, too, such as
+        ``/api/developers/oauth2/token``. ``raises`` is an exception such as ``requests.Timeout``.
+
+        A ``status`` of 400 or more is sent for every token. Any other response is sent only if the
+        token is valid and has the scopes for the path, and if the page is not too large. A
+        ``status`` from 400 to 499 has ilert's body unless you pass ``json``; None is an empty body.
         """
         key = (method.upper(), path)
         if json is _USUAL:
@@ -140,11 +143,12 @@ class FakeIlert(Grants):
         link: str = "",
         **form: Any,
     ) -> Any:
-        """Sends Django's test client, logged in, to the connect page, to ilert and to the callback.
+        """Connects an account with Django's test ``client``, whose user must be logged in.
 
-        Returns the site's response there. ``form`` goes to the connect page: ``next``, ``tenant``,
-        ``account``; so does the query of ``link``, a URL of that page. ilert grants what the site
-        asks for, or ``scopes``.
+        It posts to the connect page, lets the user allow access (or decline, with ``allow=False``),
+        and returns the site's response to the callback. ilert grants ``scopes`` (default: what the
+        site asked for). ``link`` is a URL of the connect page, such as one that a view redirected
+        to. Other keywords are posted to that page: ``next``, ``tenant``, ``account``.
         """
         form = QueryDict(urlsplit(link).query).dict() | form
         leaving = client.post(reverse("ilert_oauth:connect"), form, secure=secure)
@@ -155,7 +159,10 @@ class FakeIlert(Grants):
     def callback_url(
         self, authorize_url: str, *, allow: bool = True, scopes: str | Iterable[str] | None = None
     ) -> str:
-        """Returns where ilert sends the browser of a user who has allowed or denied access."""
+        """Returns the URL of the callback to which ilert sends the user's browser.
+
+        ``authorize_url`` is the URL at ilert to which the connect page has redirected.
+        """
         parts = urlsplit(authorize_url)
         asked = dict(parse_qsl(parts.query))
         if not parts.path.endswith(AUTHORIZE_PATH):
@@ -168,15 +175,18 @@ class FakeIlert(Grants):
         return f"{asked['redirect_uri']}?{urlencode({**decision, 'state': asked['state']})}"
 
     def refuse_scope(self, scope: str) -> None:
-        """What needs it is refused, whatever was granted, until a user connects and grants it."""
+        """Has ilert refuse requests that need this scope until a user connects and grants it.
+
+        It does so whatever scopes the account has. Set the responses to these requests as well.
+        """
         self._refused_scopes.add(scope)
 
     def revoke(self) -> None:
-        """Ends every grant, as users do at ilert; access tokens last until they expire."""
+        """Ends every grant, as a user can at ilert; access tokens are valid until they expire."""
         self._end("refresh")
 
     def expire_access_tokens(self) -> None:
-        """Has ilert refuse every access token so far, whatever the accounts say."""
+        """Has ilert refuse every access token issued so far (401), expired or not."""
         self._end("access")
 
     def _respond(self, request: requests.PreparedRequest) -> _Response:

@@ -1,4 +1,4 @@
-"""What a test sees of a request that the app has sent."""
+"""What a test can see of a request that the app has sent."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from django_ilert_oauth.conf import conf
 
 @dataclass(frozen=True)
 class SentRequest:
-    """A request that ilert received, without forms, ``Authorization`` and ``Cookie``.
+    """A request that the fake received, without tokens: no form, ``Authorization`` or ``Cookie``.
 
-    The names in ``headers`` are case-insensitive. ``json`` is None for other bodies.
+    ``path`` is relative to ``ILERT_OAUTH_API_URL``, or a full URL if the request went to another
+    host. The names in ``headers`` are case-insensitive. ``json`` is the parsed body, or None if it
+    is not JSON.
     """
 
     method: str

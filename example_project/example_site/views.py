@@ -9,14 +9,12 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_safe
 
 from django_ilert_oauth.decorators import IlertHttpRequest, ilert_account_required
-from django_ilert_oauth.exceptions import (
-    IlertOAuthError,
-    IlertScopeError,
-    ReconnectRequiredError,
-)
+from django_ilert_oauth.error_messages import explain
+from django_ilert_oauth.exceptions import IlertOAuthError, IlertScopeError, ReconnectRequiredError
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.session import IlertSession
 
@@ -56,14 +54,12 @@ def _at_ilert(
     try:
         with IlertSession(account, max_wait=PATIENCE) as ilert:
             return page(request, ilert)
-    except ReconnectRequiredError as error:
-        messages.error(request, str(error))
-        return redirect("ilert_oauth:accounts")
     except (IlertOAuthError, requests.RequestException) as error:
         if isinstance(error, IlertScopeError) and hasattr(request, "ilert_account"):
             raise
-        messages.error(request, _explain(error))
-        return redirect("home")
+        messages.error(request, explain(error))
+        needs_user = isinstance(error, ReconnectRequiredError)
+        return redirect("ilert_oauth:accounts" if needs_user else "home")
 
 
 def _account_page(request: HttpRequest, ilert: IlertSession) -> HttpResponse:
@@ -76,12 +72,11 @@ def _account_page(request: HttpRequest, ilert: IlertSession) -> HttpResponse:
 
 
 def _new_alert_source_page(request: HttpRequest, ilert: IlertSession) -> HttpResponse:
-    form = AlertSourceForm(request.POST or None)
+    form = AlertSourceForm(request.POST or None, _alert_sources(ilert))
     if form.is_valid():
         created = _read(ilert.post(ALERT_SOURCES, json=form.alert_source()))
-        messages.success(request, f"The alert source {created['name']} was created.")
+        messages.success(request, _("The alert source %(name)s was created.") % created)
         return redirect("account", pk=ilert.account.pk)
-    form.initial["escalation_policy"] = _usual_policy(_alert_sources(ilert))
     return render(request, "new_alert_source.html", {"account": ilert.account, "form": form})
 
 
@@ -97,17 +92,3 @@ def _alert_sources(ilert: IlertSession) -> list[dict[str, Any]]:
 def _read(response: requests.Response) -> Any:
     response.raise_for_status()
     return response.json()
-
-
-def _usual_policy(sources: list[dict[str, Any]]) -> object:
-    policies = (source.get("escalationPolicy") for source in sources)
-    return next((policy["id"] for policy in policies if policy), None)
-
-
-def _explain(error: IlertOAuthError | requests.RequestException) -> str:
-    """What ``requests`` says would show full URLs."""
-    if isinstance(error, IlertOAuthError):
-        return str(error)
-    if error.response is None:
-        return "ilert could not be reached. Please try again in a minute."
-    return f"ilert did not do that: it responded with HTTP {error.response.status_code}."

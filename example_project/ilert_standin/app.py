@@ -42,9 +42,7 @@ ROUTES = Map(
         Rule("/api/users/current", methods=["GET"], endpoint="current_user"),
         Rule("/api/alert-sources", methods=["POST"], endpoint="create_alert_source"),
         Rule(
-            "/api/alert-sources/<int:id>",
-            methods=["PUT", "DELETE"],
-            endpoint="change_alert_source",
+            "/api/alert-sources/<int:id>", methods=["PUT", "DELETE"], endpoint="change_alert_source"
         ),
         *(
             Rule("/api/" + name.replace("{id}", "<int:parent_id>"), methods=["GET"], endpoint=name)

@@ -10,7 +10,7 @@ from asgiref.sync import async_to_sync
 from django.db import transaction
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.exceptions import EndpointMismatchError, ReconnectRequiredError
+from django_ilert_oauth.exceptions import ReconnectRequiredError
 from django_ilert_oauth.flows import _async
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from ilert_standin import StandIn
@@ -71,29 +71,12 @@ def test_an_account_that_has_ended_says_so_and_shows_it(
     assert expired_account.status == Status.RECONNECT_REQUIRED
 
 
-@pytest.mark.parametrize("call", [aget, arefresh])
-def test_an_account_of_another_ilert_makes_no_request(
-    account: ConnectedAccount, ilert: StandIn, settings: Any, call: Callable[[Any], Any]
-) -> None:
-    settings.ILERT_OAUTH_API_URL = "https://other.example"
-    with pytest.raises(EndpointMismatchError):
-        call(account)
-    assert ilert.requests == []
-
-
-def test_a_refresh_returns_the_same_account_with_new_tokens(
+def test_a_refresh_returns_the_same_account_with_new_tokens_and_keeps_ilerts_floor_unless_forced(
     account: ConnectedAccount, ilert: StandIn
 ) -> None:
     before = account.access_token.reveal()
-    assert arefresh(account) is account
+    assert arefresh(account) is arefresh(account) is account
     assert before != account.access_token == stored_tokens(account)[0]
-
-
-def test_a_refresh_keeps_ilerts_floor_unless_forced(
-    account: ConnectedAccount, ilert: StandIn
-) -> None:
-    arefresh(account)
-    arefresh(account)
     assert len(ilert.token_requests) == 1
     arefresh(account, force=True)
     assert len(ilert.token_requests) == 2

@@ -18,7 +18,18 @@ from .process import database_version, measured
 from .sizes import Sizes
 from .tables import Table, machine, merged
 
-PARTS = ["startup", "fast_path", "session", "cost", "limit", "peers", "due", "memory", "rate_limit"]
+PARTS = [
+    "startup",
+    "fast_path",
+    "session",
+    "cost",
+    "limit",
+    "peers",
+    "due",
+    "large",
+    "memory",
+    "rate_limit",
+]
 #: Those that hardly depend on the database.
 ON_THE_FIRST_DATABASE = {"startup", "fast_path", "session", "memory", "rate_limit"}
 DATABASES = ["sqlite:///unused.sqlite3", "postgres://postgres@127.0.0.1:5432/ilert_benchmarks"]
@@ -64,12 +75,18 @@ def _tables(
     parts: Sequence[str], databases: Sequence[str], sizes: Sizes, url: str
 ) -> Iterator[Table]:
     for part in parts:
-        for database in databases[:1] if part in ON_THE_FIRST_DATABASE else databases:
+        for database in _databases(part, databases):
             for some in _processes(part, sizes):
                 print(f"{part} on {database.partition(':')[0]} ...", file=sys.stderr)
                 for table in measured(part, some, url, database):
                     print(table, file=sys.stderr)
                     yield table
+
+
+def _databases(part: str, databases: Sequence[str]) -> Sequence[str]:
+    if part == "large":
+        return [database for database in databases if database.startswith("postgres")]
+    return databases[:1] if part in ON_THE_FIRST_DATABASE else databases
 
 
 def _processes(part: str, sizes: Sizes) -> list[Sizes]:

@@ -24,7 +24,7 @@ def measure(sizes: Sizes, url: str, database: str) -> list[Table]:
     few, many = sizes.due_among
     rows.accounts(few, expired=sizes.due)
     among_few = _milliseconds(sizes.due)
-    _multiply(few - sizes.due, many)
+    multiply(few - sizes.due, many)
     among_many = _milliseconds(sizes.due)
     ratio = f"{sorted(among_many)[TIMES // 2] / sorted(among_few)[TIMES // 2]:.2f}"
     head = ["database", f"among {few:,}, ms", f"among {many:,}, ms", "ratio"]
@@ -34,10 +34,7 @@ def measure(sizes: Sizes, url: str, database: str) -> list[Table]:
 
 
 def _milliseconds(expected: int) -> list[float]:
-    """PostgreSQL's autovacuum would see to the statistics; SQLite has none unless asked."""
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute(f"VACUUM ANALYZE {ConnectedAccount._meta.db_table}")
+    analyze()
     times = []
     for _ in range(TIMES + 1):
         started = time.perf_counter()
@@ -50,7 +47,14 @@ def _milliseconds(expected: int) -> list[float]:
     return times[1:]
 
 
-def _multiply(step: int, wanted: int) -> None:
+def analyze() -> None:
+    """PostgreSQL's autovacuum would see to the statistics; SQLite has none unless asked."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"VACUUM ANALYZE {ConnectedAccount._meta.db_table}")
+
+
+def multiply(step: int, wanted: int) -> None:
     """Copies accounts that are not due, in SQL, until there are enough."""
     last = ConnectedAccount.objects.order_by("pk").last()
     fields = ConnectedAccount._meta.local_concrete_fields

@@ -13,7 +13,8 @@ ENDPOINT = env("ENDPOINT_URL", default="http://127.0.0.1")
 TOKEN_URL = f"{ENDPOINT}/api/developers/oauth2/token"
 
 SECRET_KEY = "benchmarks"
-ROOT_URLCONF = "django_ilert_oauth.urls"
+ROOT_URLCONF = "tests.urls"
+STATIC_URL = "/static/"
 USE_TZ = True
 DATABASES = {"default": env.db_url("DATABASE_URL", "sqlite:///unused.sqlite3")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
@@ -25,12 +26,32 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     }
 
 INSTALLED_APPS = [
+    "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
+    "django.contrib.messages",
     "django.contrib.sessions",
     "django_ilert_oauth",
     "esi",
     "social_django",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
 ]
 # What the peers log about each token is left out of their times.
 LOGGING = {"version": 1, "root": {"level": "CRITICAL"}, "loggers": {"esi": {"level": "CRITICAL"}}}

@@ -19,6 +19,8 @@ class Sizes:
     threads: tuple[int, ...] = (1, 4, 8, 16)
     accounts: tuple[int, ...] = (1_000, 10_000, 100_000)
     due: int = 500
+    #: How many are due among how many.
+    large: tuple[int, int] = (20_000, 1_000_000)
     due_among: tuple[int, ...] = (10_000, 1_000_000)
     per_minute: int = 600
     rate_limit_seconds: float = 180.0

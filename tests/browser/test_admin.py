@@ -8,7 +8,7 @@ import django
 import pytest
 from django.contrib.auth.models import User
 
-from django_ilert_oauth.models import ConnectedAccount, Reason, Status
+from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reason, Status
 from tests.browser.example import Example, accounts_in_each_state, connect, new_user
 from tests.browser.window import Window
 
@@ -96,7 +96,16 @@ def test_what_failed_last_is_seen_without_scrolling(
     window.resize(1280)
     window.open(f"{ADMIN}?q={owner}")
     window.take_picture("admin-list")
-    assert window.right_edge_of("th.column-last_error") <= window.right_edge_of(".results")
+    assert window.box_of("th.column-last_error")["right"] <= window.box_of(".results")["right"]
+
+
+def test_the_bar_of_dates_has_one_caption(
+    window: Window, administrator: User, account: ConnectedAccount
+) -> None:
+    """Newer versions of Django bring their own."""
+    window.open(ADMIN)
+    captions = ["When the accounts were connected:", "Filter by connected"]
+    assert sum(caption in window.text for caption in captions) == 1
 
 
 @pytest.mark.parametrize("is_dark", [False, True])
@@ -113,3 +122,5 @@ def test_each_page_of_the_admin_is_accessible(
         window.open(f"{ADMIN}{account.pk}/change/")
     window.open(f"{ADMIN}{accounts[0].pk}/history/")
     window.open(f"{ADMIN}{accounts[0].pk}/delete/")
+    PendingRevocation.objects.create(account_uuid=accounts[0].uuid, api_url=example.ilert_url)
+    window.open("/admin/ilert_oauth/pendingrevocation/")

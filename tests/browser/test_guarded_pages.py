@@ -71,3 +71,27 @@ def test_a_user_with_two_accounts_chooses_once(
 
     window.open(GUARDED)
     assert window.path == GUARDED
+
+
+def test_a_user_who_thinks_better_of_it_gets_back(window: Window, person: User) -> None:
+    window.open("/?before")
+    window.follow(GUARDED)
+    assert window.heading == "Connect an ilert account"
+    window.press("Back")
+    assert window.path == "/?before"
+
+
+def test_the_browsers_back_leads_past_the_guarded_page(window: Window, person: User) -> None:
+    window.open("/?before")
+    window.follow(GUARDED)
+    window.go_back()
+    assert window.path == "/?before"
+
+
+def test_who_declined_gets_away_from_the_guarded_page(window: Window, person: User) -> None:
+    window.open(GUARDED)
+    window.press("Go to ilert")
+    window.press("Grace Demo (grace)")
+    window.press("Deny")
+    window.press("Back")
+    assert window.path == "/ilert/"

@@ -135,10 +135,26 @@ def test_a_user_who_comes_back_too_late_is_told(window: Window, person: User) ->
     assert message.startswith("This request to connect has ended")
 
 
-@pytest.fixture(params=["accounts", "nothing", "connect", "more", "less", "choose", "disconnect"])
+def test_a_field_that_is_wrong_looks_wrong(window: Window, person: User) -> None:
+    window.open(CONNECT)
+    window.fill_in(tenant="no host")
+    window.press("Go to ilert")
+    assert window.style_of("#id_tenant", "border-top-width") == "2px"
+    red = window.style_of(".errorlist", "color")
+    assert (
+        window.style_of("#id_tenant", "border-top-color") == red != window.style_of("h1", "color")
+    )
+
+
+PAGES = ["home", "accounts", "nothing", "connect", "more", "less", "choose", "disconnect", "create"]
+
+
+@pytest.fixture(params=PAGES)
 def page(request: pytest.FixtureRequest, window: Window, example: Example, person: User) -> str:
-    """The path that leads to each page of the app in turn."""
+    """The path that leads to each page of the app and of the example in turn."""
     match request.param:
+        case "home":
+            return "/"
         case "nothing":
             return ACCOUNTS
         case "connect":
@@ -153,6 +169,10 @@ def page(request: pytest.FixtureRequest, window: Window, example: Example, perso
             return GUARDED
         case "choose":
             accounts_in_each_state(example, person)
+            return GUARDED
+        case "create":
+            connect(example, person)
+            person.ilert_accounts.update(granted_scope="profile source:w")
             return GUARDED
         case "disconnect":
             return f"/ilert/{make_up_account(example, person).pk}/disconnect/"
@@ -182,6 +202,13 @@ def test_a_page_follows_into_the_dark(window: Window, page: str) -> None:
     window.open(page)
     assert light > 0.8
     assert window.brightness < 0.2
+
+
+def test_a_narrow_dark_page_is_accessible(window: Window, page: str) -> None:
+    """What ``open`` looks for; the other three kinds of window are those of the tests above."""
+    window.be_dark()
+    window.be_narrow()
+    window.open(page)
 
 
 def test_a_page_follows_the_browser_into_german(window: Window, page: str) -> None:

@@ -1,40 +1,19 @@
-"""The pages that README shows, on a site with nothing but what is to be seen there."""
+"""The pages that README shows: what people of the example site have done, some time ago."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.utils import timezone
+from django.db.models import DateTimeField, F
 
-from django_ilert_oauth.models import Reason, Status
-from tests.browser.example import Example, make_up_account, session_of, shared_example
+from django_ilert_oauth.models import ConnectedAccount
+from tests.browser.example import Example, connect, revoke_unnoticed, session_of, shared_example
 from tests.browser.window import Window
-
-
-def days_ago(days: float) -> datetime:
-    return timezone.now() - timedelta(days)
-
-
-REVOKED = {
-    "status": Status.RECONNECT_REQUIRED,
-    "reason": Reason.REVOKED_AT_ILERT,
-    "access_token_expires_at": days_ago(0.1),
-}
-DISCONNECTED = {
-    "status": Status.DISCONNECTED,
-    "reason": Reason.USER,
-    "access_token": "",
-    "refresh_token": "",
-    "access_token_expires_at": None,
-    "refresh_token_expires_at": None,
-}
-UNREACHABLE = {"last_error": "timeout", "last_error_at": days_ago(0.02)}
-ENDING_SOON = {"refresh_token_expires_at": days_ago(-12)}
 
 
 @pytest.fixture
@@ -47,11 +26,32 @@ def user_called(username: str) -> User:
     return User.objects.get_or_create(username=username)[0]
 
 
-def test_readme_shows_the_accounts_page(window: Window, example: Example) -> None:
+def let_time_pass(account: ConnectedAccount, **time: float) -> None:
+    fields = [field.name for field in account._meta.fields if isinstance(field, DateTimeField)]
+    earlier = {name: F(name) - timedelta(**time) for name in fields}
+    ConnectedAccount.objects.filter(pk=account.pk).update(**earlier)
+
+
+def use(window: Window, account: ConnectedAccount) -> None:
+    """Refreshes it, or finds out that it was revoked."""
+    window.log_in(session_of(account.user))
+    window.open(f"/accounts/{account.pk}/")
+    let_time_pass(account, minutes=12)
+
+
+def accounts_of_demo(window: Window, example: Example) -> None:
+    """One in use, the other revoked at ilert."""
     demo = user_called("demo")
-    make_up_account(example, demo)
-    make_up_account(example, demo, tenant_id="globex", display_name="Grace Sample", **REVOKED)
-    window.log_in(session_of(demo))
+    healthy, revoked = connect(example, demo), connect(example, demo, tenant="globex")
+    let_time_pass(healthy, days=40)
+    let_time_pass(revoked, days=32)
+    revoke_unnoticed(example, revoked)
+    use(window, healthy)
+    use(window, revoked)
+
+
+def test_readme_shows_the_accounts_page(window: Window, example: Example) -> None:
+    accounts_of_demo(window, example)
     window.resize(760, 400)
     window.open("/ilert/")
     assert "Reconnect" in window.card("grace @ globex")
@@ -60,7 +60,7 @@ def test_readme_shows_the_accounts_page(window: Window, example: Example) -> Non
 
 def test_readme_shows_the_connect_page(window: Window, example: Example) -> None:
     demo = user_called("demo")
-    make_up_account(example, demo, granted_scope="profile source")
+    connect(example, demo)
     window.log_in(session_of(demo))
     window.resize(760, 400)
     window.open("/alert-sources/new/")
@@ -69,14 +69,20 @@ def test_readme_shows_the_connect_page(window: Window, example: Example) -> None
 
 
 def test_readme_shows_the_list_of_the_admin(window: Window, example: Example) -> None:
-    demo, ada, linus = map(user_called, ("demo", "ada", "linus"))
-    make_up_account(example, demo, connected_at=days_ago(200))
-    make_up_account(example, demo, tenant_id="globex", connected_at=days_ago(150), **REVOKED)
-    make_up_account(example, ada, username="ada", connected_at=days_ago(97), **UNREACHABLE)
-    make_up_account(example, linus, tenant_id="globex", username="linus", **ENDING_SOON)
-    make_up_account(example, linus, username="linus", **DISCONNECTED)
+    accounts_of_demo(window, example)
+    ada, linus = user_called("ada"), user_called("linus")
+    for account, days in [
+        (connect(example, linus, tenant="globex", username="linus"), 353),
+        (connect(example, ada, username="ada"), 97),
+        (connect(example, ada, tenant="globex"), 20),
+    ]:
+        let_time_pass(account, days=days)
+        use(window, account)
+    window.open("/ilert/")
+    window.press("Disconnect", within="grace @ globex")
+    window.press("Disconnect")
     window.log_in(session_of(user_called("admin")))
-    window.resize(1400, 500)
+    window.resize(1280, 500)
     window.open("/admin/ilert_oauth/connectedaccount/")
     window.run("document.querySelector('#toggle-nav-sidebar').click()")
     assert "linus @ globex" in window.text

@@ -45,6 +45,18 @@ FOCUSED = """
 const element = document.activeElement, style = getComputedStyle(element);
 return [element, style.outlineStyle != "none" && parseFloat(style.outlineWidth) > 0];
 """
+LOOKS = """
+const properties = ["background-color", "border-top-color", "border-top-width",
+    "color", "display", "list-style-type", "text-decoration-line"];
+return [...document.querySelectorAll(
+    ".ilert-button, .ilert-card, .ilert-message, .ilert-badge, .ilert-scopes li, #id_tenant")]
+    .map(element => [element.outerHTML, properties.map(name => getComputedStyle(element)[name])]);
+"""
+ADD_STYLE = """
+const style = document.createElement("style");
+style.textContent = arguments[0];
+document.head[arguments[1]](style);
+"""
 BRIGHTNESS = """
 const [data, done] = arguments;
 const picture = new Image();
@@ -119,6 +131,15 @@ class Window:
         page = self._page()
         self.control(name, within=within).click()
         self._arrive(page)
+
+    def follow(self, path: str) -> None:
+        """As a link of the page that is open would."""
+        page = self._page()
+        self.run(f"location.href = '{path}'")
+        self._arrive(page)
+
+    def go_back(self) -> None:
+        self._driver.back()
 
     def control(self, name: str, *, within: str = "") -> WebElement:
         by_text = f"(self::button or self::a[@href]) and normalize-space()='{name}'"
@@ -223,13 +244,26 @@ class Window:
         self._scripts = False
         self._command("Emulation.setScriptExecutionDisabled", value=True)
 
+    def add_style(self, css: str, place: str) -> None:
+        """``place`` is ``prepend`` or ``append``: before or behind the page's own."""
+        self._driver.execute_script(ADD_STYLE, css, place)
+
+    @property
+    def looks(self) -> list[list[Any]]:
+        """Of each of our elements its HTML, and how it is drawn."""
+        return cast(list[list[Any]], self._driver.execute_script(LOOKS))
+
     @property
     def width_of_page(self) -> int:
         return cast(int, self._driver.execute_script("return document.documentElement.scrollWidth"))
 
-    def right_edge_of(self, selector: str) -> float:
-        script = "return document.querySelector(arguments[0]).getBoundingClientRect().right"
-        return cast(float, self._driver.execute_script(script, selector))
+    def box_of(self, selector: str) -> dict[str, float]:
+        script = "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()"
+        return cast(dict[str, float], self._driver.execute_script(script, selector))
+
+    def style_of(self, selector: str, name: str) -> str:
+        element = self._driver.find_element(By.CSS_SELECTOR, selector)
+        return element.value_of_css_property(name)
 
     @property
     def brightness(self) -> float:

@@ -1,19 +1,16 @@
 from __future__ import annotations
 
-import json
 import time
 from bisect import bisect
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from celery import Celery
 
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.tasks import refresh_account, refresh_expiring_tokens
 from ilert_standin import StandIn
 from tests.celery.conftest import Workers, eventually
-from tests.support.celery_app import raw_messages
 from tests.support.request_gate import RequestGate
 
 MakeDue = Callable[[int], list[ConnectedAccount]]
@@ -115,17 +112,3 @@ def test_a_task_outlives_the_process_that_ran_it(
         workers.start(pool=pool, concurrency=1)
     eventually(lambda: left() == 0, workers)
     assert requests_by_account(ilert) == {account.pk: 1}
-
-
-def test_the_broker_holds_the_key_of_each_due_account_and_no_secret(
-    make_due: MakeDue, app: Celery
-) -> None:
-    accounts = make_due(3)
-    refresh_expiring_tokens()
-    messages = raw_messages(app)
-    assert [json.loads(message.body)[:2] for message in messages] == [
-        [[account.pk], {}] for account in accounts
-    ]
-    raw = "".join(f"{message.body}{message.headers}{message.properties}" for message in messages)
-    secrets = [secret for account in accounts for secret in secrets_of(account)]
-    assert [secret for secret in [*secrets, "the-client-secret"] if secret in raw] == []

@@ -6,7 +6,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.contrib.auth.models import Group, User
 from django.db import DataError, connection
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
@@ -19,6 +18,9 @@ from tests.conftest import People
 from tests.support.live_accounts import counting_alive
 
 pytestmark = pytest.mark.django_db
+
+
+DAY = timedelta(days=1)
 
 
 @pytest.fixture(autouse=True)
@@ -39,25 +41,6 @@ def drain(queue: AccountQueue) -> Iterator[ConnectedAccount]:
 def test_each_account_comes_once_across_pages(people: People, count: int) -> None:
     accounts = people(count)
     assert list(drain(AccountQueue(rows().order_by("-pk")))) == accounts
-
-
-@pytest.mark.parametrize(
-    "listed",
-    [
-        lambda: rows().filter(user__groups__name__startswith="team"),
-        lambda: rows().annotate(group=F("user__groups__name")),
-        lambda: rows().order_by("-username")[:3],
-        lambda: rows().only("username"),
-        lambda: rows().union(rows()),
-    ],
-    ids=["joined", "annotated", "sliced", "deferred", "united"],
-)
-def test_each_account_comes_once_however_it_is_listed(
-    people: People, user: User, listed: Any
-) -> None:
-    accounts = people(3)
-    user.groups.set([Group.objects.create(name=f"team {number}") for number in range(3)])
-    assert sorted(each.pk for each in drain(AccountQueue(listed()))) == [a.pk for a in accounts]
 
 
 def test_what_failed_before_comes_last_and_longest_ago_first(people: People) -> None:
@@ -117,3 +100,22 @@ def test_a_new_connection_that_sees_other_accounts_under_the_keys_ends_the_queue
     connection.close()
     with pytest.raises(DataError, match="same accounts"):
         list(drain(queue))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_accounts_deleted_while_the_connection_is_renewed_do_not_end_the_queue(
+    people: People,
+) -> None:
+    first, *others = people(5)
+    queue = AccountQueue(rows())
+    for account in others:
+        rows().filter(pk=account.pk)._raw_delete("default")
+    connection.close()
+    assert list(drain(queue)) == [first]
+
+
+def test_what_expires_first_goes_first_and_an_unknown_expiry_before_all(people: People) -> None:
+    late, unknown, soon = people(3)
+    rows().filter(pk=late.pk).update(access_token_expires_at=F("access_token_expires_at") + DAY)
+    rows().filter(pk=unknown.pk).update(access_token_expires_at=None)
+    assert list(drain(AccountQueue(rows()))) == [unknown, soon, late]

@@ -7,11 +7,8 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import ImproperlyConfigured
-from django.http import HttpRequest
 from django.test import Client as Browser
-from django.test import RequestFactory
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.decorators import connect_url
@@ -20,13 +17,14 @@ from django_ilert_oauth.exceptions import (
     IlertRejectedError,
     ReconnectRequiredError,
 )
-from django_ilert_oauth.flows._bulk import runner
+from django_ilert_oauth.flows._bulk import client_state
 from django_ilert_oauth.flows._bulk.client_state import client_states
 from django_ilert_oauth.models import ConnectedAccount, Status
 from django_ilert_oauth.testing import connected_account
 from ilert_standin import Client, StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import CALLBACK, AccountFactory
+from tests.flows.conftest import RequestMaker
 from tests.support.connect_steps import CONNECT, press, query_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -60,26 +58,13 @@ def asked_at(url: str) -> str:
     return query_of(url)["client_id"]
 
 
-@pytest.fixture
-def make_request(user: User) -> Callable[..., HttpRequest]:
-    """Requests of one browser in which the user is logged in."""
-    session = SessionStore()
-
-    def make(url: str = "/") -> HttpRequest:
-        request = RequestFactory().get(url)
-        request.user, request.session = user, session
-        return request
-
-    return make
-
-
 def run(**options: Any) -> flows.BulkResult:
     chosen = {"per_minute": 0, "concurrency": 1, **options}
     return flows.refresh_many(ConnectedAccount.objects.all(), **chosen)
 
 
 def test_an_account_is_connected_by_the_client_that_is_named(
-    make_request: Callable[..., HttpRequest], ilert: StandIn
+    make_request: RequestMaker, ilert: StandIn
 ) -> None:
     url = flows.start_connect(make_request(), client="staging")
     assert asked_at(url) == "staging-client"
@@ -91,7 +76,7 @@ def test_an_account_is_connected_by_the_client_that_is_named(
 
 
 def test_the_browser_goes_to_the_urls_of_the_client(
-    make_request: Callable[..., HttpRequest], staging: dict[str, Any]
+    make_request: RequestMaker, staging: dict[str, Any]
 ) -> None:
     staging |= {"APP_URL": "https://app.example", "TENANT_URL": "https://{tenant}.example"}
     request = make_request()
@@ -100,24 +85,16 @@ def test_the_browser_goes_to_the_urls_of_the_client(
     assert url.startswith("https://acme.example/")
 
 
-def test_an_account_is_reconnected_by_its_own_client(
-    make_request: Callable[..., HttpRequest], make_staging: AccountFactory
-) -> None:
-    url = flows.start_connect(make_request(), account=make_staging())
-    assert asked_at(url) == "staging-client"
-
-
-def test_an_account_whose_client_is_gone_is_reconnected_by_the_default(
-    make_request: Callable[..., HttpRequest], make_staging: AccountFactory, settings: Any
+def test_an_account_is_reconnected_by_its_own_client_or_where_that_is_gone_by_the_default(
+    make_request: RequestMaker, make_staging: AccountFactory, settings: Any
 ) -> None:
     account = make_staging()
+    assert asked_at(flows.start_connect(make_request(), account=account)) == "staging-client"
     settings.ILERT_OAUTH_CLIENTS = {}
     assert asked_at(flows.start_connect(make_request(), account=account)) == "the-client"
 
 
-def test_a_client_that_is_not_there_connects_nobody(
-    make_request: Callable[..., HttpRequest],
-) -> None:
+def test_a_client_that_is_not_there_connects_nobody(make_request: RequestMaker) -> None:
     with pytest.raises(ImproperlyConfigured, match="no client 'nobody'"):
         flows.start_connect(make_request(), client="nobody")
     with pytest.raises(ImproperlyConfigured, match="no client 'nobody'"):
@@ -125,7 +102,7 @@ def test_a_client_that_is_not_there_connects_nobody(
 
 
 def test_a_signed_link_names_the_client_of_the_connect_page(
-    make_request: Callable[..., HttpRequest], browser: Browser
+    make_request: RequestMaker, browser: Browser
 ) -> None:
     page: Any = browser.get(connect_url(make_request(), client="staging"))
     assert "has expired" not in page.content.decode()
@@ -138,7 +115,7 @@ def test_a_query_made_by_hand_names_no_client(browser: Browser) -> None:
 
 
 def test_who_declined_is_asked_again_for_the_same_client(
-    make_request: Callable[..., HttpRequest], browser: Browser
+    make_request: RequestMaker, browser: Browser
 ) -> None:
     page = browser.get(connect_url(make_request(), client="staging"))
     back: Any = browser.get(authorize(press(browser, page), allow=False))
@@ -251,7 +228,7 @@ def test_an_ilert_that_is_away_holds_up_no_other(
     staging: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runner, "OUTAGE", 2)
+    monkeypatch.setattr(client_state, "OUTAGE", 2)
     staging["API_URL"] = "http://127.0.0.1:9"
     for name in ("ada", "bob", "eve"):
         make_staging(name)
@@ -263,7 +240,8 @@ def test_an_ilert_that_is_away_holds_up_no_other(
 def test_clients_of_one_ilert_share_its_rate_limit(settings: Any) -> None:
     elsewhere = {"CLIENT_ID": "x", "CLIENT_SECRET": "x", "API_URL": "https://api.example"}
     settings.ILERT_OAUTH_CLIENTS |= {"elsewhere": elsewhere}
-    states = {it.name: it for it in client_states(None, mark_ended=False).values()}
+    with client_states(None, mark_ended=False) as by_key:
+        states = {it.name: it for it in by_key.values()}
     assert states["default"].limiter is states["staging"].limiter
     assert states["default"].limiter is not states["elsewhere"].limiter
     assert len({id(it.guard) for it in states.values()}) == 3
@@ -300,3 +278,44 @@ def test_a_client_whose_secrets_are_all_refused_is_refused(
         flows.refresh(make_account())
     assert raised.value.code == "invalid_client"
     assert len(ilert.token_requests) == 2
+
+
+def reconnect(account: ConnectedAccount, connect: Callable[..., Any]) -> None:
+    connect(account=account.pk)
+    account.refresh_from_db()
+    assert account.client_id == "staging-client"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        reconnect,
+        lambda account, _connect: flows.disconnect(account),
+        lambda account, _connect: account.user.delete(),
+    ],
+    ids=["reconnect", "disconnect", "delete"],
+)
+def test_a_copy_of_a_site_with_a_client_of_its_own_ends_no_grant_of_the_site(
+    account: ConnectedAccount,
+    connect: Callable[..., Any],
+    ilert: StandIn,
+    settings: Any,
+    staging: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    end: Callable[..., object],
+) -> None:
+    settings.ILERT_OAUTH_CLIENTS = {}
+    settings.ILERT_OAUTH_CLIENT_ID = staging["CLIENT_ID"]
+    settings.ILERT_OAUTH_CLIENT_SECRET = staging["CLIENT_SECRET"]
+    token = account.refresh_token.reveal()
+    end(account, connect)
+    assert token in ilert.ledger().values()
+    assert "stays valid at ilert: its client is not configured" in caplog.text
+
+
+def test_settings_that_are_malformed_keep_no_grant_alive(
+    account: ConnectedAccount, ilert: StandIn, settings: Any
+) -> None:
+    settings.ILERT_OAUTH_API_URL = "no URL"
+    account.delete()
+    assert ilert.live_refresh_tokens("acme", "grace") == 0

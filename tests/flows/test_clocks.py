@@ -10,7 +10,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.flows._lease import look_at, take_lease
+from django_ilert_oauth.flows._lease import reload, take_lease
 from django_ilert_oauth.internal.db import DatabaseTime
 from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import StandIn
@@ -57,7 +57,7 @@ def test_a_lease_holds_on_a_host_whose_clock_is_wrong(
 ) -> None:
     held(account)
     with clocks.on_a_host(wrong_by):
-        assert not take_lease(look_at(account))
+        assert not take_lease(reload(account))
 
 
 @either_way
@@ -68,7 +68,7 @@ def test_a_lease_taken_on_a_host_whose_clock_is_wrong_lasts_no_longer_and_no_les
         held(account)
     [left] = ConnectedAccount.objects.values_list(F("lease_ends_ms") - DatabaseTime(), flat=True)
     assert 0 <= left <= LEASE_MS
-    assert not take_lease(look_at(account))
+    assert not take_lease(reload(account))
     lapse_leases()
     held(account)
 

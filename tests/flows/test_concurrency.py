@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from io import StringIO
 from threading import Thread
@@ -13,14 +12,11 @@ from django.db import connection
 from django.utils import timezone
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.exceptions import (
-    IlertUnavailableError,
-)
+from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.flows import _refresh
 from django_ilert_oauth.models import ConnectedAccount, Status
-from django_ilert_oauth.oauth import transport
 from ilert_standin import Fault, StandIn
-from tests.support.other_callers import Acting, at_once, copies, lapse_leases, stored, stored_tokens
+from tests.support.other_callers import at_once, copies, lapse_leases, stored, stored_tokens
 from tests.support.programs.caller import callers
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -36,14 +32,6 @@ def rotating(ilert: StandIn) -> None:
 def slow(ilert: StandIn) -> None:
     """Time for all to ask while the request is under way."""
     ilert.options.latency = 0.5
-
-
-@pytest.fixture
-def acting(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Callable[..., None]:
-    def mount(**acts: Any) -> None:
-        monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, Acting(**acts))
-
-    return mount
 
 
 @pytest.mark.usefixtures("slow")
@@ -123,9 +111,7 @@ def test_where_the_grant_has_ended_all_that_wait_are_told_without_a_request_of_t
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_failure_of_before_is_no_failure_of_now(
-    expired_account: ConnectedAccount, ilert: StandIn
-) -> None:
+def test_a_failure_of_before_is_no_failure_of_now(expired_account: ConnectedAccount) -> None:
     ConnectedAccount.objects.update(last_error="server_error", last_error_at=timezone.now())
     accounts = copies(expired_account, 5)
     tokens = at_once(5, lambda number: flows.get_access_token(accounts[number]))
@@ -133,16 +119,13 @@ def test_a_failure_of_before_is_no_failure_of_now(
 
 
 def test_the_invalid_grant_of_a_loser_is_answered_with_the_token_of_the_winner(
-    expired_account: ConnectedAccount,
-    ilert: StandIn,
-    sent: list[Any],
-    acting: Callable[..., None],
+    expired_account: ConnectedAccount, ilert: StandIn, sent: list[Any], during_request: Any
 ) -> None:
     def win() -> None:
         lapse_leases()
         flows.refresh(ConnectedAccount.objects.get())
 
-    acting(before=win)
+    during_request(before=win)
     token = flows.get_access_token(expired_account)
     assert [request.status for request in ilert.token_requests] == [200, 401]
     assert token == stored_tokens(expired_account)[0]
@@ -179,12 +162,12 @@ def test_a_holder_that_has_lost_its_lease_waits_for_the_tokens_of_the_one_that_h
     expired_account: ConnectedAccount,
     ilert: StandIn,
     sent: list[Any],
-    acting: Callable[..., None],
+    during_request: Any,
     fault: Fault,
 ) -> None:
     ilert.add_fault("token", fault)
     threads: list[Thread] = []
-    acting(after=lambda: threads.append(take_over(0.5)))
+    during_request(after=lambda: threads.append(take_over(0.5)))
     try:
         token = flows.get_access_token(expired_account)
     finally:
@@ -207,7 +190,7 @@ def test_what_an_answer_does_not_name_stays_as_another_caller_has_stored_it(
 def test_a_caller_waits_no_longer_than_a_dead_holder_can_hold(
     expired_account: ConnectedAccount, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_refresh, "STORING_SECONDS", -40)
+    monkeypatch.setattr(_refresh, "lease_seconds", lambda: -5)
     ConnectedAccount.objects.update(lease_id="held", lease_ends_ms=2**53)
     with pytest.raises(IlertUnavailableError) as caught:
         flows.get_access_token(expired_account)

@@ -13,9 +13,8 @@ from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import ReconnectRequiredError
 from django_ilert_oauth.internal.db import DatabaseTime
 from django_ilert_oauth.models import ConnectedAccount, Status
-from django_ilert_oauth.oauth import transport
 from ilert_standin import Fault, StandIn
-from tests.support.other_callers import Acting, beside, lapse_leases, stored, stored_tokens
+from tests.support.other_callers import beside, lapse_leases, stored, stored_tokens
 from tests.support.programs.caller import callers
 from tests.support.site_processes import SiteProcess
 
@@ -128,12 +127,11 @@ def test_a_holder_that_slept_through_its_lease_with_its_answer_stores_it_on_waki
 
 
 def test_a_caller_that_is_interrupted_during_its_request_stores_what_comes_of_it(
-    expired_account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, settings: Any
+    expired_account: ConnectedAccount, during_request: Any
 ) -> None:
     before = stored_tokens(expired_account)
     main = threading.main_thread().ident or 0
-    adapter = Acting(after=lambda: signal.pthread_kill(main, signal.SIGINT))
-    monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, adapter)
+    during_request(after=lambda: signal.pthread_kill(main, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         flows.get_access_token(expired_account)
     assert stored_tokens(expired_account) != before
@@ -180,14 +178,12 @@ def execute(sql: str, params: list[Any] | None = None) -> None:
 def test_a_connection_that_breaks_during_the_request_loses_no_token(
     expired_account: ConnectedAccount,
     ilert: StandIn,
-    monkeypatch: pytest.MonkeyPatch,
-    settings: Any,
+    during_request: Any,
     break_connection: Callable[[], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ilert.options.rotate = True
-    adapter = Acting(after=break_connection)
-    monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, adapter)
+    during_request(after=break_connection)
     token = flows.get_access_token(expired_account)
     assert "The database failed; trying again" in caplog.text
     assert len(ilert.token_requests) == 1
@@ -195,7 +191,7 @@ def test_a_connection_that_breaks_during_the_request_loses_no_token(
 
 
 def test_a_connection_that_was_cut_fails_one_call_and_no_more(
-    account: ConnectedAccount, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
+    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection.ensure_connection()
     if connection.vendor == "sqlite":

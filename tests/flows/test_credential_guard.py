@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError
 from django.utils import timezone
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import IlertRejectedError
 from django_ilert_oauth.flows import _refresh_request
 from django_ilert_oauth.flows._bulk import credential_guard, runner
-from django_ilert_oauth.flows._lease import look_at, take_lease
-from django_ilert_oauth.flows._refresh_request import InvalidGrant
+from django_ilert_oauth.flows._lease import reload, take_lease
 from django_ilert_oauth.flows._steps import run_now
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory, People
-from tests.support.other_callers import held
+from tests.support.other_callers import held, held_leases
+from tests.support.refresh_runs import refresh_all
 from tests.support.request_monitor import RequestMonitor
+from tests.support.statements import failing_statements
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-REFUSED = Fault(status=401, body='{"code": "invalid_grant"}')
-REJECTED = Fault(status=400, body='{"code": "invalid_request"}')
-
-
-def run(**options: Any) -> flows.BulkResult:
-    chosen = {"per_minute": 0, "concurrency": 1, **options}
-    return flows.refresh_many(ConnectedAccount.objects.all(), **chosen)
 
 
 def ended() -> list[ConnectedAccount]:
@@ -46,24 +39,18 @@ def revoked(sent: list[Any]) -> list[ConnectedAccount]:
     return sorted(told, key=lambda account: account.pk)
 
 
-def held_leases() -> int:
-    return ConnectedAccount.objects.exclude(lease_id="", lease_ends_ms=0).count()
-
-
 @pytest.fixture
 def wrong_secret(settings: Any) -> None:
     settings.ILERT_OAUTH_CLIENT_SECRET = "wrong"
 
 
 @pytest.mark.usefixtures("wrong_secret")
-@pytest.mark.parametrize("concurrency", [1, 4])
-@pytest.mark.parametrize("count", [1, 12])
+@pytest.mark.parametrize(("count", "concurrency"), [(1, 1), (12, 4)])
 def test_a_run_with_only_invalid_grants_marks_nobody(
-    people: People, ilert: StandIn, sent: list[Any], count: int, concurrency: int
+    people: People, sent: list[Any], count: int, concurrency: int
 ) -> None:
     accounts = people(count)
-    result = run(concurrency=concurrency)
-    assert result == flows.BulkResult(
+    assert refresh_all(concurrency=concurrency) == flows.BulkResult(
         failures=dict.fromkeys([account.pk for account in accounts], "invalid_grant"),
         stopped="credentials",
     )
@@ -73,30 +60,19 @@ def test_a_run_with_only_invalid_grants_marks_nobody(
     assert held_leases() == 0
 
 
-@pytest.mark.parametrize("position", [0, 5, 13])
+@pytest.mark.parametrize(("position", "concurrency"), [(0, 1), (13, 1), (1, 4)])
 def test_one_success_shows_that_the_credentials_are_right_for_those_before_it_too(
-    people: People, ilert: StandIn, sent: list[Any], position: int
+    people: People, ilert: StandIn, sent: list[Any], position: int, concurrency: int
 ) -> None:
     accounts = people(14)
-    good = accounts.pop(position)
+    accounts.pop(position)
     for account in accounts:
         ilert.revoke_app("acme", account.username)
-    result = run()
+    result = refresh_all(concurrency=concurrency)
     assert (result.stopped, result.refreshed) == ("", 1)
     assert list(result.failures.values()) == ["invalid_grant"] * 13
     assert ended() == revoked(sent) == accounts
-    assert good not in ended()
     assert held_leases() == 0
-
-
-def test_one_success_is_enough_whatever_else_happens_side_by_side(
-    people: People, ilert: StandIn, sent: list[Any]
-) -> None:
-    gone, *_ = people(4)
-    ilert.revoke_app("acme", gone.username)
-    ilert.add_fault("token", Fault(delay=0.1), times=None)
-    assert run(concurrency=4).stopped == ""
-    assert ended() == revoked(sent) == [gone]
 
 
 @pytest.mark.usefixtures("wrong_secret")
@@ -104,18 +80,18 @@ def test_another_error_of_ilert_is_no_proof_of_the_credentials(
     people: People, ilert: StandIn
 ) -> None:
     people(4)
-    ilert.add_fault("token", REJECTED)
+    ilert.add_fault("token", Fault(status=400, body='{"code": "invalid_request"}'))
     ilert.add_fault("token", Fault(status=500))
-    assert run().stopped == "credentials"
+    assert refresh_all().stopped == "credentials"
     assert ended() == []
 
 
 @pytest.mark.usefixtures("wrong_secret")
 def test_whoever_runs_it_may_settle_that_the_credentials_are_right(
-    people: People, ilert: StandIn, sent: list[Any]
+    people: People, sent: list[Any]
 ) -> None:
     accounts = people(3)
-    result = run(mark_ended=True)
+    result = refresh_all(mark_ended=True)
     assert (result.stopped, result.failed) == ("", 3)
     assert ended() == revoked(sent) == accounts
 
@@ -126,7 +102,7 @@ def test_a_client_that_ilert_does_not_know_ends_the_run_at_once(
 ) -> None:
     people(6)
     ilert.add_fault("token", Fault(status=401, body=f'{{"code": "{code}"}}'), times=None)
-    result = run()
+    result = refresh_all()
     assert (result.stopped, list(result.failures.values())) == ("invalid_client", [code])
     assert len(ilert.token_requests) == 1
 
@@ -134,9 +110,8 @@ def test_a_client_that_ilert_does_not_know_ends_the_run_at_once(
 def test_a_grant_whose_token_is_missing_has_ended_whatever_the_credentials(
     make_account: AccountFactory, sent: list[Any]
 ) -> None:
-    past = timezone.now() - timedelta(hours=1)
-    account = make_account(refresh_token="", access_token_expires_at=past)
-    assert run() == flows.BulkResult(failures={account.pk: "invalid_grant"})
+    account = make_account(refresh_token="", access_token_expires_at=timezone.now())
+    assert refresh_all() == flows.BulkResult(failures={account.pk: "invalid_grant"})
     assert ended() == revoked(sent) == [account]
 
 
@@ -146,8 +121,8 @@ def test_the_next_run_asks_first_for_those_that_were_not_refused(
     accounts = people(20)
     for account in accounts[:12]:
         ilert.revoke_app("acme", account.username)
-    assert run(limit=12).stopped == "credentials"
-    assert run(limit=12).refreshed == 8
+    assert refresh_all(limit=12).stopped == "credentials"
+    assert refresh_all(limit=12).refreshed == 8
     assert ended() == accounts[:4]
 
 
@@ -155,17 +130,13 @@ def reconnected(account: ConnectedAccount) -> None:
     ConnectedAccount.objects.filter(pk=account.pk).update(last_error="", last_error_at=None)
 
 
-def being_refreshed(account: ConnectedAccount) -> None:
-    held(ConnectedAccount.objects.get(pk=account.pk))
-
-
 def deleted(account: ConnectedAccount) -> None:
     ConnectedAccount.objects.filter(pk=account.pk)._raw_delete("default")
 
 
-@pytest.mark.parametrize("change", [reconnected, being_refreshed, deleted])
+@pytest.mark.parametrize("change", [reconnected, held, deleted])
 def test_a_deferred_refusal_is_forgotten_where_the_account_has_changed_meanwhile(
-    people: People, ilert: StandIn, sent: list[Any], change: Callable[[ConnectedAccount], None]
+    people: People, ilert: StandIn, sent: list[Any], change: Callable[[ConnectedAccount], object]
 ) -> None:
     refused, other, _good = people(3)
     for account in (refused, other):
@@ -173,9 +144,9 @@ def test_a_deferred_refusal_is_forgotten_where_the_account_has_changed_meanwhile
 
     def on_progress(result: flows.BulkResult) -> None:
         if (result.failed, result.refreshed) == (2, 0):
-            change(refused)
+            change(ConnectedAccount.objects.get(pk=refused.pk))
 
-    run(on_progress=on_progress)
+    refresh_all(on_progress=on_progress)
     assert ended() == revoked(sent) == [other]
 
 
@@ -186,7 +157,7 @@ def test_more_refusals_than_a_page_are_believed(
     accounts = people(6)
     for account in accounts[:5]:
         ilert.revoke_app("acme", account.username)
-    run()
+    refresh_all()
     assert ended() == accounts[:5]
 
 
@@ -196,14 +167,8 @@ def test_a_database_that_fails_when_refusals_are_believed_ends_the_run(
     monkeypatch.setattr(runner, "DATABASE_PATIENCE", 0.1)
     refused, _good, _never_asked = people(3)
     ilert.revoke_app("acme", refused.username)
-
-    def fail(execute: Any, sql: str, *args: Any) -> Any:
-        if "UPDATE" in sql and "reason" in sql and "refreshed_at" not in sql:
-            raise OperationalError("the database is away")
-        return execute(sql, *args)
-
-    with connection.execute_wrapper(fail):
-        result = run()
+    with failing_statements("UPDATE", "REVOKED_AT_ILERT", error=OperationalError):
+        result = refresh_all()
     assert (result.stopped, result.refreshed) == ("database", 1)
     assert ended() == []
 
@@ -214,15 +179,16 @@ def test_a_stopped_run_spares_the_grants_that_were_refused(
     stop = threading.Event()
     monitor.on_arrival = lambda count: stop.set() if count == 3 else None
     people(8)
-    monitor.standin.add_fault("token", REFUSED, times=3)
-    result = run(stop=stop)
+    refused = Fault(status=401, body='{"code": "invalid_grant"}')
+    monitor.standin.add_fault("token", refused, times=3)
+    result = refresh_all(stop=stop)
     assert (result.stopped, result.failed) == ("interrupted", 3)
     assert ended() == []
     assert held_leases() == 0
 
 
 def test_what_single_requests_marked_comes_back_when_the_secret_is_right(
-    people: People, ilert: StandIn, settings: Any, sent: list[Any]
+    people: People, settings: Any, sent: list[Any]
 ) -> None:
     accounts = people(2)
     right = settings.ILERT_OAUTH_CLIENT_SECRET
@@ -230,11 +196,12 @@ def test_what_single_requests_marked_comes_back_when_the_secret_is_right(
     for account in accounts:
         with pytest.raises(IlertRejectedError):
             flows.refresh(account)
-    assert run().failed == 2
-    assert run(retry_reconnect_required=True).stopped == "credentials"
-    assert run(retry_reconnect_required=True, mark_ended=True).failed == 2
+    retry = partial(refresh_all, retry_reconnect_required=True)
+    assert refresh_all().failed == 2
+    assert retry().stopped == "credentials"
+    assert retry(mark_ended=True).failed == 2
     settings.ILERT_OAUTH_CLIENT_SECRET = right
-    assert run(retry_reconnect_required=True) == flows.BulkResult(refreshed=2)
+    assert retry() == flows.BulkResult(refreshed=2)
     assert ended() == []
     assert revoked(sent) == accounts
     assert [name for name, _ in sent[-4:]] == ["account_refreshed", "account_recovered"] * 2
@@ -244,7 +211,7 @@ def test_a_refusal_that_is_noted_while_another_account_succeeds_ends_its_grant(
     account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard = credential_guard.CredentialGuard(mark_ended=False)
-    lease = take_lease(look_at(account))
+    lease = take_lease(reload(account))
     assert lease is not None
     note = _refresh_request.note_failure
 
@@ -254,6 +221,6 @@ def test_a_refusal_that_is_noted_while_another_account_succeeds_ends_its_grant(
         return outcome
 
     monkeypatch.setattr(credential_guard, "note_failure", note_and_succeed)
-    run_now(guard.on_invalid_grant(InvalidGrant(lease, status=401)))
+    run_now(guard.on_invalid_grant(lease, 401))
     account.refresh_from_db()
     assert account.status == Status.RECONNECT_REQUIRED

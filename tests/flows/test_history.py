@@ -8,18 +8,23 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import User
 from django.core.management import call_command
-from django.db import DatabaseError, connection, transaction
-from django.test import Client
+from django.db import transaction
+from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from django_ilert_oauth import background, flows, signals, tasks
+from django_ilert_oauth import flows, signals
+from django_ilert_oauth.admin import ConnectedAccountAdmin
 from django_ilert_oauth.exceptions import IlertOAuthError
 from django_ilert_oauth.flows._disconnect import end_grant_of_deleted
 from django_ilert_oauth.models import AccountEvent, ConnectedAccount, Reason, Status
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
+from tests.support.other_callers import receiving
+from tests.support.refresh_runs import each_way_to_run, refresh_all
+from tests.support.statements import failing_statements
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -41,22 +46,15 @@ def named(username: str, scope: str) -> Fault:
     return Fault(200, body % (username, scope))
 
 
-def test_connecting_and_connecting_again_are_two_events(connect: Callable[..., Any]) -> None:
+def test_connecting_and_connecting_again_with_other_scopes_are_events(
+    connect: Callable[..., Any], settings: Any
+) -> None:
     connect()
-    connect()
-    assert history() == [("connected", "user", ""), ("reconnected", "user", "")]
-
-
-def test_other_scopes_are_an_event_of_their_own(connect: Callable[..., Any], settings: Any) -> None:
     connect()
     settings.ILERT_OAUTH_SCOPES = ["profile", "source:w"]
     connect()
-    assert history()[1:] == [("reconnected", "user", ""), ("scopes_changed", "user", "")]
-
-
-def test_a_refresh_that_just_works_is_no_event(account: ConnectedAccount) -> None:
-    refresh(account)
-    assert history() == []
+    again = ("reconnected", "user", "")
+    assert history() == [("connected", "user", ""), again, again, ("scopes_changed", "user", "")]
 
 
 def test_an_episode_of_failures_is_its_begin_and_its_end(
@@ -70,40 +68,36 @@ def test_an_episode_of_failures_is_its_begin_and_its_end(
     assert [name for name, _ in sent].count("account_recovered") == 1
 
 
-def test_what_only_a_check_has_found_is_no_episode(account: ConnectedAccount) -> None:
+@pytest.mark.parametrize("act", [refresh, flows.check])
+def test_what_only_a_check_has_found_is_no_episode_and_no_change_of_a_name(
+    account: ConnectedAccount, act: Callable[[ConnectedAccount], object]
+) -> None:
     ConnectedAccount.objects.update(last_error="identity_taken", last_error_at=timezone.now())
-    refresh(account)
+    act(account)
     assert history() == []
 
 
-def test_scopes_that_a_refresh_brings_are_an_event(
-    make_account: AccountFactory, ilert: StandIn
-) -> None:
+def test_scopes_that_a_refresh_brings_are_an_event(make_account: AccountFactory) -> None:
     account = make_account()
     ConnectedAccount.objects.update(granted_scope="profile")
     refresh(account)
     assert history() == [("scopes_changed", "ilert", "")]
 
 
-def test_a_grant_that_ends_is_an_event_once(account: ConnectedAccount, ilert: StandIn) -> None:
-    ilert.revoke_app("acme", "grace")
-    refresh(account)
-    refresh(account)
-    assert history() == [("reconnect_required", "ilert", "revoked_at_ilert")]
-
-
-def test_a_grant_that_was_refused_by_mistake_recovers(
-    account: ConnectedAccount, sent: list[Any]
+def test_a_grant_that_ends_is_an_event_once_and_so_is_its_recovery(
+    account: ConnectedAccount, ilert: StandIn, sent: list[Any]
 ) -> None:
-    ConnectedAccount.objects.update(status=Status.RECONNECT_REQUIRED)
-    flows.refresh_many(ConnectedAccount.objects.all(), retry_reconnect_required=True)
-    assert history() == [("recovered", "ilert", "")]
-    assert [name for name, _ in sent] == ["account_refreshed", "account_recovered"]
+    ilert.add_fault("token", Fault(401, '{"code": "invalid_grant"}'))
+    refresh(account)
+    refresh(account)
+    refresh_all(retry_reconnect_required=True)
+    ended = ("reconnect_required", "ilert", "revoked_at_ilert")
+    assert history() == [ended, ("recovered", "ilert", "")]
+    assert [name for name, _ in sent][1:] == ["account_refreshed", "account_recovered"]
 
 
 @pytest.mark.parametrize(
-    ("reason", "by"),
-    [(Reason.USER, "user"), (Reason.ADMIN, "admin"), (Reason.INCIDENT, "command")],
+    ("reason", "by"), [(Reason.USER, "user"), (Reason.ADMIN, "admin"), (Reason.INCIDENT, "command")]
 )
 def test_disconnecting_is_an_event_once(account: ConnectedAccount, reason: Reason, by: str) -> None:
     flows.disconnect(account, reason=reason)
@@ -120,39 +114,21 @@ def test_another_name_and_other_scopes_at_ilert_are_events(
     assert history()[:2] == [("renamed", "ilert", ""), ("scopes_changed", "ilert", "")]
 
 
-def test_another_error_than_before_is_no_change_of_a_name(
-    account: ConnectedAccount, ilert: StandIn
-) -> None:
-    ConnectedAccount.objects.update(last_error="identity_taken", last_error_at=timezone.now())
-    flows.check(account)
-    assert history() == []
-
-
 @pytest.mark.parametrize("fields", [None, ["user"], ["user_id"]])
 def test_handing_over_is_an_event_once(account: ConnectedAccount, fields: list[str] | None) -> None:
-    stored = ConnectedAccount.objects.get()
-    stored.user = User.objects.create_user("successor")
-    stored.save(update_fields=["display_name"])
+    account.user = User.objects.create_user("successor")
+    account.save(update_fields=["display_name"])
     assert history() == []
-    stored.save(**({"update_fields": fields} if fields else {}))
-    stored.save()
+    account.save(update_fields=fields)
+    account.save()
     assert history() == [("handed_over", "", "")]
 
 
 def test_what_another_process_has_handed_over_is_no_event_here(account: ConnectedAccount) -> None:
-    stored = ConnectedAccount.objects.get()
     ConnectedAccount.objects.update(user=User.objects.create_user("successor"))
-    stored.refresh_from_db()
-    stored.save()
+    account.refresh_from_db()
+    account.save()
     assert history() == []
-
-
-@pytest.mark.parametrize("status", [Status.CONNECTED, Status.DISCONNECTED])
-def test_the_history_outlives_the_account(make_account: AccountFactory, status: Status) -> None:
-    account = make_account(status=status)
-    uuid, _ = account.uuid, account.delete()
-    assert history() == [("deleted", "", "")]
-    assert AccountEvent.objects.get().account_uuid == uuid
 
 
 def test_a_change_that_is_rolled_back_is_no_event(account: ConnectedAccount) -> None:
@@ -163,13 +139,17 @@ def test_a_change_that_is_rolled_back_is_no_event(account: ConnectedAccount) -> 
     assert history() == []
 
 
-def test_an_account_has_its_own_events_the_latest_first(make_account: AccountFactory) -> None:
-    account, other = make_account(), make_account(username="other")
+@pytest.mark.parametrize("status", [Status.CONNECTED, Status.DISCONNECTED])
+def test_the_history_outlives_the_account_which_has_its_own_events_the_latest_first(
+    make_account: AccountFactory, status: Status
+) -> None:
+    account, other = make_account(status=status), make_account(username="ada")
     flows.disconnect(other)
-    flows.disconnect(account)
-    account.delete()
-    account = ConnectedAccount(uuid=AccountEvent.objects.latest("pk").account_uuid)
-    assert [str(event).partition(",")[0] for event in account.events] == ["deleted", "disconnected"]
+    uuid, _ = account.uuid, account.delete()
+    assert history()[1:] == [("deleted", "", "")]
+    AccountEvent.objects.create(account_uuid=uuid, kind="renamed")
+    events = ConnectedAccount(uuid=uuid).events
+    assert [str(event).partition(",")[0] for event in events] == ["renamed at ilert", "deleted"]
 
 
 def test_the_log_has_the_reference_of_an_event(
@@ -182,19 +162,10 @@ def test_the_log_has_the_reference_of_an_event(
     assert f"Account {account.pk}: disconnected user (reference {event.reference})" in caplog.text
 
 
-def without_events(execute: Any, sql: str, *args: Any) -> Any:
-    if sql.startswith("INSERT") and "accountevent" in sql:
-        raise DatabaseError("the words of the database")
-    return execute(sql, *args)
-
-
 def test_an_event_that_cannot_be_written_costs_no_grant(
-    connect: Callable[..., Any],
-    ilert: StandIn,
-    sent: list[Any],
-    caplog: pytest.LogCaptureFixture,
+    connect: Callable[..., Any], ilert: StandIn, sent: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with connection.execute_wrapper(without_events):
+    with failing_statements("INSERT", "accountevent"):
         connect()
         account = ConnectedAccount.objects.get()
         ilert.add_fault("token", Fault(503))
@@ -209,15 +180,7 @@ def test_an_event_that_cannot_be_written_costs_no_grant(
     assert "the words of the database" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        lambda: call_command("refresh_ilert_tokens", stdout=StringIO()),
-        tasks.refresh_expiring_tokens,
-        background.refresh_expiring_tokens.enqueue,
-    ],
-    ids=["command", "Celery", "Django's tasks"],
-)
+@each_way_to_run
 def test_what_is_older_than_is_kept_goes_with_each_run(
     account: ConnectedAccount, settings: Any, run: Callable[[], object]
 ) -> None:
@@ -232,14 +195,39 @@ def test_what_is_older_than_is_kept_goes_with_each_run(
 def test_a_history_that_cannot_be_pruned_fails_no_run(
     account: ConnectedAccount, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(execute: Any, sql: str, *args: Any) -> Any:
-        if sql.startswith("DELETE"):
-            raise DatabaseError("read-only")
-        return execute(sql, *args)
-
-    with connection.execute_wrapper(refuse):
+    with failing_statements("DELETE"):
         call_command("refresh_ilert_tokens", stdout=StringIO())
     assert caplog.messages == ["The history was not pruned: DatabaseError"]
+
+
+def test_who_deletes_an_account_is_known_of_the_admin_and_the_user(
+    make_account: AccountFactory, client: Client
+) -> None:
+    client.force_login(User.objects.create_superuser("admin"))
+    admins, chosen, own = (make_account(username=name) for name in ("ada", "linus", "grace"))
+    url = "/admin/ilert_oauth/connectedaccount/"
+    client.post(f"{url}{admins.pk}/delete/", {"post": "yes"})
+    picked = {"action": "delete_selected", "_selected_action": [chosen.pk], "post": "yes"}
+    client.post(url, picked)
+    flows.disconnect(own)
+    client.force_login(own.user)
+    client.post(f"/ilert/{own.pk}/remove/")
+    assert [by for kind, by, _code in history() if kind == "deleted"] == ["admin", "admin", "user"]
+
+
+def test_who_disconnects_by_a_command_is_the_command(account: ConnectedAccount) -> None:
+    options = {"all": True, "interactive": False, "reason": "admin", "stdout": StringIO()}
+    call_command("disconnect_ilert_accounts", **options)
+    assert history() == [("disconnected", "command", "admin")]
+
+
+def test_who_hands_an_account_over_is_known_in_an_admin_of_a_site(
+    account: ConnectedAccount, rf: RequestFactory
+) -> None:
+    account.user = User.objects.create_user("successor")
+    panel = ConnectedAccountAdmin(ConnectedAccount, admin.site)
+    panel.save_model(rf.post("/"), account, None, True)
+    assert history() == [("handed_over", "admin", "")]
 
 
 def test_the_page_of_an_account_in_the_admin_shows_its_events(
@@ -257,9 +245,8 @@ def test_a_receiver_can_ask_a_deleted_user_for_an_address(account: ConnectedAcco
         told.append(account.user.get_username())
 
     told: list[str] = []
-    signals.account_revoked.connect(mail)
-    User.objects.get().delete()
-    signals.account_revoked.disconnect(mail)
+    with receiving(signals.account_revoked, mail):
+        User.objects.get().delete()
     assert told == ["site-user"]
 
 

@@ -13,9 +13,9 @@ from django_ilert_oauth.exceptions import ReconnectRequiredError
 from django_ilert_oauth.flows._lease import (
     NO_LEASE,
     STORING_SECONDS,
-    look_at,
-    look_at_many,
+    read_snapshots,
     release,
+    reload,
     take_lease,
 )
 from django_ilert_oauth.internal.db import DatabaseTime, update_row
@@ -42,7 +42,7 @@ def database_ms() -> int:
 def test_a_look_brings_the_object_up_to_date(account: ConnectedAccount) -> None:
     stale = ConnectedAccount.objects.get()
     ConnectedAccount.objects.update(username="hopper", granted_scope="source", last_error="busy")
-    look_at(stale)
+    reload(stale)
     assert (str(stale), stale.granted_scope, stale.last_error) == (
         "hopper @ acme",
         "source",
@@ -53,14 +53,14 @@ def test_a_look_brings_the_object_up_to_date(account: ConnectedAccount) -> None:
 def test_a_look_sees_the_lease_of_another_caller_and_the_time_of_the_database_which_goes_on(
     account: ConnectedAccount,
 ) -> None:
-    assert not look_at(account).is_leased
+    assert not reload(account).is_leased
     held(account)
-    look = look_at(account)
-    assert look.is_leased
-    before = look.now
+    snapshot = reload(account)
+    assert snapshot.is_leased
+    before = snapshot.now
     assert abs(before - timezone.now()) < timedelta(minutes=1)
     time.sleep(0.01)
-    assert look.now - before >= timedelta(seconds=0.01)
+    assert snapshot.now - before >= timedelta(seconds=0.01)
 
 
 @pytest.mark.parametrize("change", ["deleted", "of another schema"])
@@ -72,7 +72,7 @@ def test_a_row_that_is_not_there_any_more_needs_a_new_connection(
     else:
         account.uuid = uuid4()
     with pytest.raises(ReconnectRequiredError):
-        look_at(account)
+        reload(account)
 
 
 def test_many_are_looked_at_in_the_order_asked_for_by_one_query(
@@ -82,24 +82,27 @@ def test_many_are_looked_at_in_the_order_asked_for_by_one_query(
     held(second)
     ConnectedAccount.objects.filter(pk=first.pk)._raw_delete("default")
     with django_assert_num_queries(1):
-        looks = look_at_many([third.pk, first.pk, second.pk])
-    assert [(look.account, look.is_leased) for look in looks] == [(third, False), (second, True)]
+        snapshots = read_snapshots([third.pk, first.pk, second.pk])
+    assert [(each.account, each.is_leased) for each in snapshots] == [
+        (third, False),
+        (second, True),
+    ]
 
 
 # Winning one
 
 
 def test_of_many_callers_one_wins(account: ConnectedAccount) -> None:
-    looks = [look_at(each) for each in copies(account, 8)]
-    won = [lease for lease in at_once(8, lambda number: take_lease(looks[number])) if lease]
+    snapshots = [reload(each) for each in copies(account, 8)]
+    won = [lease for lease in at_once(8, lambda number: take_lease(snapshots[number])) if lease]
     assert [getattr(lease, "id", lease) for lease in won] == [lease_columns(account)["lease_id"]]
 
 
 def test_a_lease_that_has_not_lapsed_is_nobody_else_s(account: ConnectedAccount) -> None:
-    look = look_at(account)
+    snapshot = reload(account)
     held(account)
-    assert take_lease(look) is None
-    assert take_lease(look_at(account)) is None
+    assert take_lease(snapshot) is None
+    assert take_lease(reload(account)) is None
 
 
 def test_a_lapsed_lease_can_be_taken_and_is_another_one(account: ConnectedAccount) -> None:
@@ -121,9 +124,9 @@ def test_a_lapsed_lease_can_be_taken_and_is_another_one(account: ConnectedAccoun
 def test_a_caller_that_knows_an_older_row_loses(
     account: ConnectedAccount, changed: dict[str, Any]
 ) -> None:
-    look = look_at(account)
+    snapshot = reload(account)
     ConnectedAccount.objects.update(**changed)
-    assert take_lease(look) is None
+    assert take_lease(snapshot) is None
     assert lease_columns(account) == NO_LEASE
 
 
@@ -131,8 +134,8 @@ def test_a_lease_outlasts_a_request_by_the_clock_of_the_database(
     account: ConnectedAccount, settings: Any
 ) -> None:
     settings.ILERT_OAUTH_TIMEOUT = (2, 10)
-    look, before = look_at(account), (database_ms(), clock())
-    lease = take_lease(look)
+    snapshot, before = reload(account), (database_ms(), clock())
+    lease = take_lease(snapshot)
     after = (database_ms(), clock())
     assert lease is not None
     assert before[1] + 12 <= lease.request_by <= after[1] + 12

@@ -14,7 +14,7 @@ from django_ilert_oauth.internal import crypto, rows
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
-from tests.support.other_callers import held
+from tests.support.other_callers import held, revocations_sent
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -91,12 +91,26 @@ def test_a_grant_whose_revocation_is_pending_is_rotated_too(
 
 
 def test_a_revocation_that_was_given_up_needs_its_key_no_more(
-    account: ConnectedAccount, ilert: StandIn, settings: Any
+    account: ConnectedAccount, settings: Any
 ) -> None:
     settings.ILERT_OAUTH_ENCRYPTION_KEYS = [NEW]
     flows.disconnect(account)
     assert PendingRevocation.objects.get().given_up_at
     assert flows.rotate_keys() == flows.RotationResult(current=1)
+
+
+def test_a_revocation_that_was_given_up_is_taken_up_once_its_key_is_back(
+    account: ConnectedAccount, ilert: StandIn, settings: Any
+) -> None:
+    keys, settings.ILERT_OAUTH_ENCRYPTION_KEYS = settings.ILERT_OAUTH_ENCRYPTION_KEYS, [NEW]
+    flows.disconnect(account)
+    assert flows.revoke_pending() == flows.RevocationResult()
+    settings.ILERT_OAUTH_ENCRYPTION_KEYS = keys
+    flows.rotate_keys(dry_run=True)
+    assert flows.revoke_pending() == flows.RevocationResult()
+    flows.rotate_keys()
+    assert flows.revoke_pending().revoked == 1
+    assert len(revocations_sent(ilert)) == 1
 
 
 def test_a_row_that_no_key_opens_is_named_and_left_and_stops_nothing(
@@ -185,7 +199,7 @@ def test_an_account_that_stays_busy_is_counted(
     account: ConnectedAccount, new_key: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held(account)
-    monkeypatch.setattr(_rotate_keys, "STORING_SECONDS", -40)
+    monkeypatch.setattr(_rotate_keys, "lease_seconds", lambda: -5)
     assert flows.rotate_keys() == flows.RotationResult(on_old_keys=1)
 
 

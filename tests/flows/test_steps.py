@@ -79,7 +79,7 @@ def test_an_interrupt_after_it_is_put_off_until_the_response_is_stored(
 
 def test_a_second_interrupt_ends_the_work_all_the_same(interrupt: Any) -> None:
     work = Work()
-    interrupt(2, 4)
+    interrupt(2, 3)
     with pytest.raises(KeyboardInterrupt):
         run_now(work.steps())
     assert (work.stored, work.is_closed) == ("", True)

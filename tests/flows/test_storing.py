@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +20,7 @@ from django.db import (
     transaction,
 )
 
+import django_ilert_oauth
 from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import (
     IlertUnavailableError,
@@ -26,14 +30,14 @@ from django_ilert_oauth.exceptions import (
 from django_ilert_oauth.flows import _lease, _refresh, _storing
 from django_ilert_oauth.internal.db import update_row
 from django_ilert_oauth.models import ConnectedAccount
-from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.oauth.transport import clock
 from ilert_standin import StandIn
 from tests.conftest import AccountFactory
-from tests.support.other_callers import Acting, beside, stored, stored_tokens
+from tests.support.other_callers import beside, stored, stored_tokens
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+APP = Path(django_ilert_oauth.__file__).parent
 ANY_ERROR = [OperationalError, InterfaceError, DatabaseError, IntegrityError]
 
 
@@ -54,7 +58,7 @@ def rotating_and_impatient(
 class Refusing:
     """Raises for so many of the statements that store tokens."""
 
-    def __init__(self, error: type[Exception] = OperationalError, times: int = 10_000) -> None:
+    def __init__(self, error: type[BaseException] = OperationalError, times: int = 10_000) -> None:
         self._error = error
         self._left = times
         self.on_refusal: Callable[[], object] = lambda: None
@@ -69,8 +73,9 @@ class Refusing:
         return execute(sql, params, many, context)
 
 
-@pytest.mark.parametrize("error", ANY_ERROR)
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(
+    ("error", "times"), [(error, 3) for error in ANY_ERROR] + [(DatabaseError, 1)]
+)
 def test_a_database_that_fails_is_asked_again_on_a_fresh_connection(
     account: ConnectedAccount, ilert: StandIn, error: type[Exception], times: int
 ) -> None:
@@ -83,14 +88,11 @@ def test_a_database_that_fails_is_asked_again_on_a_fresh_connection(
 
 
 def test_a_database_that_goes_on_failing_is_told_once_the_lease_has_ended(
-    account: ConnectedAccount, ilert: StandIn, settings: Any, caplog: pytest.LogCaptureFixture
+    account: ConnectedAccount, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.ILERT_OAUTH_TIMEOUT = (0.1, 0.2)
     before = stored_tokens(account)
-    with (
-        connection.execute_wrapper(Refusing()),
-        pytest.raises(IlertUnavailableError) as caught,
-    ):
+    with connection.execute_wrapper(Refusing()), pytest.raises(IlertUnavailableError) as caught:
         flows.refresh(account)
     assert caught.value.code == "not_stored"
     assert f"The new tokens of account {account.pk} are lost" in caplog.text
@@ -100,12 +102,11 @@ def test_a_database_that_goes_on_failing_is_told_once_the_lease_has_ended(
 
 
 def test_a_lease_that_ended_while_the_machine_slept_is_no_reason_to_lose_a_token(
-    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, settings: Any
+    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, during_request: Any
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr(_storing, "clock", lambda: clock() + sum(slept))
-    adapter = Acting(after=lambda: slept.append(3600))
-    monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, adapter)
+    during_request(after=lambda: slept.append(3600))
     with connection.execute_wrapper(Refusing(times=2)):
         flows.refresh(account)
     assert account.access_token == stored_tokens(account)[0]
@@ -122,7 +123,7 @@ def test_data_that_the_database_does_not_take_is_told_at_once(account: Connected
 def test_inside_a_transaction_nothing_can_be_tried_again(
     account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_refresh, "has_one_writer", lambda: True)
+    monkeypatch.setattr(_refresh, "has_one_writer", lambda _using: True)
     refusing = Refusing()
     with (
         connection.execute_wrapper(refusing),
@@ -192,46 +193,50 @@ def test_a_row_that_stays_locked_is_told_once_the_lease_has_ended(
     assert "the row stayed locked" in caplog.text
 
 
-@pytest.fixture
-def meanwhile(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Callable[[str], None]:
-    """The refresh token that is stored while the request is under way."""
-
-    def store(token: str) -> None:
-        def write() -> None:
-            row = ConnectedAccount.objects.get()
-            row.refresh_token = token
-            row.save()
-
-        adapter = Acting(after=write)
-        monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, adapter)
-
-    return store
-
-
-def test_the_token_that_was_sent_is_replaced_although_it_was_encrypted_again_meanwhile(
-    account: ConnectedAccount, ilert: StandIn, meanwhile: Callable[[str], None]
-) -> None:
-    meanwhile(account.refresh_token.reveal())
-    flows.refresh(account)
-    assert account.refresh_token == stored_tokens(account)[1]
-    assert len(ilert.token_requests) == 1
-
-
 def test_another_token_is_not_replaced(
-    expired_account: ConnectedAccount, meanwhile: Callable[[str], None]
+    expired_account: ConnectedAccount, during_request: Any
 ) -> None:
-    meanwhile("another")
+    row = ConnectedAccount.objects.get()
+    row.refresh_token = "another"
+    during_request(after=row.save)
     with pytest.raises(ReconnectRequiredError):
         flows.refresh(expired_account)
     assert stored_tokens(expired_account)[1] == "another"
 
 
+def encrypt_again(_settings: Any) -> None:
+    row = ConnectedAccount.objects.get()
+    row.refresh_token = row.refresh_token.reveal()
+    row.save()
+
+
+def lapse(_settings: Any) -> None:
+    ConnectedAccount.objects.update(lease_ends_ms=0, lease_id="")
+
+
+def lapse_and_rotate(settings: Any) -> None:
+    lapse(settings)
+    new = "cGFzc3BocmFzZS1mb3ItdGVzdHMtMzItYnl0ZXMtLSE="
+    settings.ILERT_OAUTH_ENCRYPTION_KEYS = [new, *settings.ILERT_OAUTH_ENCRYPTION_KEYS]
+    assert flows.rotate_keys().rotated == 1
+
+
+@pytest.mark.parametrize("change", [encrypt_again, lapse, lapse_and_rotate])
+def test_the_token_that_was_sent_is_replaced_whatever_was_done_to_its_row_meanwhile(
+    account: ConnectedAccount, ilert: StandIn, settings: Any, during_request: Any, change: Any
+) -> None:
+    before = account.refresh_token
+    during_request(after=lambda: change(settings))
+    flows.refresh(account)
+    assert before != account.refresh_token == stored_tokens(account)[1]
+    assert len(ilert.token_requests) == 1
+
+
 def test_a_token_that_no_key_opens_is_not_replaced(
-    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, settings: Any
+    account: ConnectedAccount, during_request: Any
 ) -> None:
     unreadable = {"refresh_token_ciphertext": "broken"}
-    adapter = Acting(after=lambda: ConnectedAccount.objects.update(**unreadable))
-    monkeypatch.setitem(transport.adapters, settings.ILERT_OAUTH_API_URL, adapter)
+    during_request(after=lambda: ConnectedAccount.objects.update(**unreadable))
     with pytest.raises(TokenDecryptionError):
         flows.refresh(account)
     assert stored(account, *unreadable) == unreadable
@@ -248,3 +253,56 @@ def test_a_new_connection_that_does_not_see_the_account_stores_nothing_and_says_
         flows.refresh(account)
     assert caught.value.code == "not_stored"
     assert "a new connection does not see the account" in caplog.text
+
+
+class TimeLimitError(Exception):
+    """Of a queue: Celery's is no ``BaseException``."""
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, TimeLimitError])
+def test_an_interrupt_in_the_midst_of_the_statement_loses_no_token(
+    account: ConnectedAccount, interrupt: type[BaseException]
+) -> None:
+    refusing = Refusing(interrupt, times=1)
+    with connection.execute_wrapper(refusing), pytest.raises(interrupt):
+        flows.refresh(account, force=True)
+    flows.refresh(ConnectedAccount.objects.get(), force=True)
+
+
+class Interrupting:
+    """Traces the app: raises at its line of this number, counted from the response on."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+        self.is_counting = False
+
+    def start(self) -> None:
+        self.is_counting = True
+
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> Any:
+        if not frame.f_code.co_filename.startswith(str(APP)):
+            return None
+        self._left -= self.is_counting and event == "line"
+        if self.is_counting and self._left == 0:
+            raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.parametrize("line", range(1, 150, 9))
+def test_an_interrupt_at_any_line_from_the_response_on_loses_no_token(
+    account: ConnectedAccount, during_request: Any, line: int
+) -> None:
+    before, interrupting = stored_tokens(account), Interrupting(line)
+    during_request(after=interrupting.start)
+    with pytest.raises(KeyboardInterrupt):
+        traced(interrupting, lambda: flows.refresh(account, force=True))
+    assert stored_tokens(account) != before
+
+
+def traced(trace: Any, call: Callable[[], object]) -> None:
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)

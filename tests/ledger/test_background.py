@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import pytest
-from django.utils import timezone
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
@@ -30,7 +29,7 @@ def test_one_task_is_one_run_over_what_is_due_and_what_is_to_be_revoked(
 ) -> None:
     ilert.add_fault("revoke", Fault(status=500))
     flows.disconnect(account)
-    PendingRevocation.objects.update(next_attempt_at=timezone.now())
+    PendingRevocation.objects.update(next_attempt_at=None)
     accounts = make_due(3)
     counts = {"refreshed": 3, "failed": 0, "revoked": 1, "stopped": ""}
     assert refresh_expiring_tokens.enqueue().return_value == counts

@@ -22,10 +22,7 @@ pytestmark = [needs_server, pytest.mark.django_db(transaction=True)]
 
 #: How short sites let statements wait.
 IMPATIENT = {
-    "postgresql": [
-        {"options": "-c lock_timeout=100ms"},
-        {"options": "-c statement_timeout=200ms"},
-    ],
+    "postgresql": [{"options": "-c lock_timeout=100ms"}, {"options": "-c statement_timeout=200ms"}],
     "mysql": [
         {"init_command": "SET SESSION innodb_lock_wait_timeout=1"},
         {"init_command": "SET SESSION innodb_lock_wait_timeout=0, lock_wait_timeout=1"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import timedelta
-from io import BytesIO
 from typing import Any
 from urllib.parse import quote_from_bytes
 
@@ -17,13 +16,12 @@ from django.http import HttpRequest
 from django.test import Client, RequestFactory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPResponse
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import IlertOAuthError, ReconnectRequiredError
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from django_ilert_oauth.oauth import transport
+from tests.support.scripted_adapter import Reply, ScriptedAdapter
 
 API_URL = "https://ilert.test"
 CALLBACK, CONNECT, ACCOUNTS = "/ilert/callback/", "/ilert/connect/", "/ilert/"
@@ -47,27 +45,24 @@ def fuzzed(examples: int) -> settings:
     )
 
 
-class Answers(HTTPAdapter):
+class Answers(ScriptedAdapter):
     """What each endpoint answers; it may be changed at any time."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(self._answer, forgets=True)
         self.given: dict[str, tuple[int, bytes]] = {}
         self.posted: list[str] = []
         self.reset()
 
     def reset(self) -> None:
         self.posted.clear()
-        self.given = {name: (200, json.dumps(body).encode()) for name, body in GOOD.items()}
+        self.given = {name: (200, _json(body)) for name, body in GOOD.items()}
         self.given["revoke"] = (200, b"")
 
-    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+    def _answer(self, request: requests.PreparedRequest) -> Reply:
         name = request.path_url.rpartition("/")[2]
         self.posted.append(name)
-        status, body = self.given[name]
-        raw = HTTPResponse(body=BytesIO(body), status=status, preload_content=False)
-        response: requests.Response = self.build_response(request, raw)
-        return response
+        return Reply(*self.given[name])
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from asgiref.sync import async_to_sync
 from celery import Celery
 from celery.exceptions import Retry
 from django.contrib.auth.models import User
+from django.test import override_settings
 from django.utils import timezone
 
 from django_ilert_oauth import flows, tasks
@@ -29,23 +30,27 @@ from django_ilert_oauth.session import IlertSession
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
 from tests.support import breaking_site
+from tests.support.celery_app import current_app
 from tests.support.failing_database import refused_by_database
-from tests.support.misbehaving_adapters import Elsewhere, echo, interrupted
+from tests.support.raw_server import raw_server, saying
+from tests.support.scripted_adapter import echo, elsewhere, interrupted
 from tests.support.watched_site import ADMIN, CONNECT, World
 
 Verb = Callable[[World], object]
 Trouble = Callable[[World], AbstractContextManager[object]]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _breaking_site() -> Iterator[None]:
+    """For all tests at once: after a change of these, Django compiles each template anew."""
+    with override_settings(DEBUG=True, ROOT_URLCONF=breaking_site.__name__):
+        yield
+
+
 @pytest.fixture
 def world(
-    ilert: StandIn,
-    user: User,
-    make_account: AccountFactory,
-    settings: Any,
+    ilert: StandIn, user: User, make_account: AccountFactory, settings: Any
 ) -> Iterator[World]:
-    settings.DEBUG = True
-    settings.DEBUG_PROPAGATE_EXCEPTIONS = False
     world = World(ilert, user, make_account, settings)
     with world.watched():
         yield world
@@ -164,6 +169,9 @@ VERBS: dict[str, Verb] = {
     "rotate": rotate,
     "rotate by command": rotate_by_command,
 }
+#: What they leave behind is all that there can be on a page or in the database.
+EVERY_STATE = {"start", "connect", "reconnect", "refresh", "check", "revoke pending", "delete"}
+EVERY_STATE |= {"disconnect in the admin", "rotate"}
 WITHOUT_ACCOUNT = {"start", "start by flow", "connect", "connect by flow"}
 WITH_CALLBACK = {"connect", "connect by flow", "reconnect"}
 ENDPOINTS = {
@@ -238,7 +246,7 @@ MORE_TROUBLES: dict[str, Callable[[str], Trouble]] = {
     "echo as HTML": travelling(lambda endpoint: echo(endpoint, 502, as_html=True)),
     "a library's error": raising(requests.ConnectionError("connection lost")),
     "a timeout": raising(requests.ReadTimeout("timed out")),
-    "nobody who listens": travelling(Elsewhere),
+    "nobody who listens": travelling(elsewhere),
     "dropped": standin_fault(Fault(drop=True)),
     "truncated": standin_fault(Fault(status=200, body='{"access_token": "abcdefghijklmnopqr')),
     "invalid grant": standin_fault(Fault(status=401, body='{"code": "invalid_grant"}')),
@@ -246,11 +254,7 @@ MORE_TROUBLES: dict[str, Callable[[str], Trouble]] = {
     "Ctrl-C": raising(KeyboardInterrupt()),
 }
 #: Each trouble at these; those at the others are kinds of the same.
-FULLY = {
-    ("connect by flow", "/token"),
-    ("refresh", "/token"),
-    ("use", "/current"),
-}
+FULLY = {("connect by flow", "/token"), ("refresh", "/token"), ("use", "/current")}
 
 
 def refused(start: str, table: str) -> Trouble:
@@ -448,8 +452,24 @@ def test_nothing_leaks(
 
     with trouble(world):
         world.attempt(act)
-    world.sweep(every_page=trouble is no_trouble)
+    world.sweep(every_page=trouble is no_trouble and verb in EVERY_STATE)
     world.hunt.look_at("standard output and error", capfd.readouterr())
+    leaks = world.leaks()
+    assert not leaks, "\n".join(leaks)
+
+
+LENGTHS = b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize("verb", ["refresh", "use"])
+@pytest.mark.parametrize("is_up", [False, True], ids=["down", "odd"])
+def test_no_variable_below_a_warning_of_urllib3_holds_a_secret(
+    world: World, verb: str, is_up: bool
+) -> None:
+    with raw_server(saying(b"HTTP/1.1 200 OK\r\n" + LENGTHS + b"\r\n0\r\n\r\n")) as server:
+        world.settings.ILERT_OAUTH_API_URL = server.url if is_up else "http://127.0.0.1:9"
+        world.make_account()
+        world.attempt(lambda: VERBS[verb](world))
     leaks = world.leaks()
     assert not leaks, "\n".join(leaks)
 
@@ -472,12 +492,11 @@ def test_nothing_leaks_where_a_view_of_the_site_breaks(world: World, name: str) 
 @pytest.fixture
 def celery() -> Iterator[Celery]:
     """Broker and results in this process, and the results of every task are kept."""
-    app = Celery("leaks", broker="memory://", backend="cache+memory://", set_as_current=False)
-    app.conf.update(task_store_eager_result=True, task_store_errors_even_if_ignored=True)
-    app.set_current()
-    app.amqp.queues["celery"].bind(app.connection_for_write().default_channel).declare()
-    yield app
-    take_messages(app)
+    with current_app("leaks", backend="cache+memory://") as app:
+        app.conf.update(task_store_eager_result=True, task_store_errors_even_if_ignored=True)
+        app.amqp.queues["celery"].bind(app.connection_for_write().default_channel).declare()
+        yield app
+        take_messages(app)
     app.close()
 
 

@@ -72,10 +72,7 @@ def all_have_looked(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def test_of_callbacks_at_the_same_moment_one_sends_the_code(
-    visitor: Client,
-    callback_url: str,
-    ilert: StandIn,
-    all_have_looked: Callable[[int], None],
+    visitor: Client, callback_url: str, ilert: StandIn, all_have_looked: Callable[[int], None]
 ) -> None:
     ilert.options.latency = 0.2
     browsers = [twin(visitor) for _ in range(4)]

@@ -13,11 +13,7 @@ from django.test import Client
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import ReconnectRequiredError, TokenDecryptionError
-from django_ilert_oauth.models import (
-    ConnectedAccount,
-    PendingRevocation,
-    Status,
-)
+from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Status
 from django_ilert_oauth.oauth import client, transport
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize

@@ -4,11 +4,7 @@ from ilert_standin import Fault, StandIn
 from ilert_standin.faults import parse_fault
 from tests.support.app_client import AppClient, missing_scope, rest_error
 
-NEW_SOURCE = {
-    "name": "Shop",
-    "integrationType": "API",
-    "escalationPolicy": {"id": 1},
-}
+NEW_SOURCE = {"name": "Shop", "integrationType": "API", "escalationPolicy": {"id": 1}}
 
 
 def token(standin: StandIn, scope: str, tenant: str = "acme") -> str:

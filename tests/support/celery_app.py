@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery import Celery
+from celery import Celery, _state
 
 
 def fleet_app(broker_url: str, name: str) -> Celery:
@@ -28,6 +28,28 @@ def fleet_app(broker_url: str, name: str) -> Celery:
         }
     app.autodiscover_tasks()
     return app
+
+
+@contextmanager
+def memory_app() -> Iterator[Celery]:
+    """A broker in this process, for this thread; no worker."""
+    with current_app("tests") as app:
+        yield app
+        with broker_channel(app) as channel:
+            channel.queue_purge(app.conf.task_default_queue)
+
+
+@contextmanager
+def current_app(name: str, **options: Any) -> Iterator[Celery]:
+    """What ``celery.current_app`` is no longer than this; the first app stays the default."""
+    state: Any = _state
+    before = state._tls.current_app, state.default_app
+    app = Celery(name, broker="memory://", set_as_current=False, **options)
+    app.set_current()
+    try:
+        yield app
+    finally:
+        state._tls.current_app, state.default_app = before
 
 
 @contextmanager

@@ -62,9 +62,14 @@ def fail_over(proxy: TcpProxy, seconds: float) -> None:
     """To a server that is read-only for so long, or until the proxy goes."""
     settings = connection.settings_dict
     writable = settings["OPTIONS"]
-    settings["OPTIONS"] = {**writable, **READ_ONLY[connection.vendor]}
+    read_only = settings["OPTIONS"] = {**writable, **READ_ONLY[connection.vendor]}
+
+    def recover() -> None:
+        if settings["OPTIONS"] is read_only:
+            settings["OPTIONS"] = writable
+
     proxy.cut()
-    Timer(seconds, lambda: settings.update(OPTIONS=writable)).start()
+    Timer(seconds, recover).start()
 
 
 @contextmanager

@@ -97,6 +97,10 @@ def rows(head: str, *pages: str) -> dict[str, Row]:
     return described
 
 
+def all_rows(page: str) -> list[Row]:
+    return [row for table in document(page).findall(nodes.table) for row in _rows(table)]
+
+
 def options() -> dict[str, list[str]]:
     """Those in tables, under the command of manage.py that was named last before."""
     found: dict[str, list[str]] = {}

@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 import requests
 from django.db import connection, connections
 from django.db.models import F
+from django.dispatch import Signal
 from requests.adapters import HTTPAdapter
 
 from django_ilert_oauth.conf import conf
-from django_ilert_oauth.flows._lease import STORING_SECONDS, Lease, look_at, take_lease
+from django_ilert_oauth.flows._lease import STORING_SECONDS, Lease, reload, take_lease
 from django_ilert_oauth.models import ConnectedAccount
+from ilert_standin import StandIn
 
 T = TypeVar("T")
 
@@ -46,7 +48,7 @@ def stored_tokens(account: ConnectedAccount) -> tuple[str, str]:
 
 def held(account: ConnectedAccount) -> Lease:
     """As by a caller whose request is under way."""
-    lease = take_lease(look_at(account))
+    lease = take_lease(reload(account))
     assert lease is not None
     return lease
 
@@ -94,6 +96,31 @@ def beside(call: Callable[[], T]) -> T:
 
 def copies(account: ConnectedAccount, count: int) -> list[ConnectedAccount]:
     return [copy(account) for _ in range(count)]
+
+
+def callers_at_once(
+    count: int, account: ConnectedAccount, call: Callable[[ConnectedAccount], T]
+) -> list[T | Exception]:
+    """Each with a copy of the account."""
+    accounts = copies(account, count)
+    return at_once(count, lambda number: call(accounts[number]))
+
+
+@contextmanager
+def receiving(signal: Signal, receiver: Callable[..., object]) -> Iterator[None]:
+    signal.connect(receiver)
+    try:
+        yield
+    finally:
+        signal.disconnect(receiver)
+
+
+def held_leases() -> int:
+    return ConnectedAccount.objects.exclude(lease_id="", lease_ends_ms=0).count()
+
+
+def revocations_sent(ilert: StandIn) -> list[str]:
+    return [made.form["token"] for made in ilert.requests if made.path.endswith("/revoke")]
 
 
 class Acting(HTTPAdapter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ class RawServer:
     """Each connection has a thread and is closed once its reply returns."""
 
     url: str
+    tls: ssl.SSLContext | None = None
     received: list[bytes] = field(default_factory=list)
     #: Set when the server is to end: what a reply that hangs waits for.
     over: Event = field(default_factory=Event)
@@ -31,9 +33,10 @@ RawReply = Callable[[socket.socket, RawServer], None]
 
 
 @contextmanager
-def raw_server(reply: RawReply) -> Iterator[RawServer]:
+def raw_server(reply: RawReply, tls: ssl.SSLContext | None = None) -> Iterator[RawServer]:
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
-        server = RawServer(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        scheme = "https" if tls else "http"
+        server = RawServer(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", tls)
         thread = Thread(target=_serve, args=(listener, server, reply), daemon=True)
         thread.start()
         try:
@@ -76,9 +79,12 @@ def _serve(listener: socket.socket, server: RawServer, reply: RawReply) -> None:
 
 
 def _converse(connection: socket.socket, server: RawServer, reply: RawReply) -> None:
-    with connection, suppress(OSError):
-        server.receive(connection)
-        reply(connection, server)
+    with suppress(OSError), connection:
+        if server.tls:
+            connection = server.tls.wrap_socket(connection, server_side=True)
+        with connection:
+            server.receive(connection)
+            reply(connection, server)
 
 
 def _request(connection: socket.socket) -> bytes:

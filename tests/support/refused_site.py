@@ -16,7 +16,7 @@ from django_ilert_oauth.decorators import (
     IlertHttpRequest,
     ilert_account_required,
 )
-from django_ilert_oauth.exceptions import IlertScopeError
+from django_ilert_oauth.exceptions import IlertScopeError, ReconnectRequiredError
 from django_ilert_oauth.session import IlertSession
 from tests import urls
 
@@ -65,6 +65,12 @@ def refused_without_a_scope(request: IlertHttpRequest) -> HttpResponse:
     raise IlertScopeError("refused")
 
 
+@ilert_account_required
+def ended_elsewhere(request: IlertHttpRequest) -> HttpResponse:
+    """Of an account that is not the request's."""
+    raise ReconnectRequiredError("The grant has ended.", code="invalid_grant")
+
+
 KINDS: dict[str, Any] = {
     "function": function,
     "async-function": async_function,
@@ -78,4 +84,5 @@ urlpatterns = [
     *(path(f"{kind}/", view) for kind, view in KINDS.items()),
     path("refused/<scopes>/", refused),
     path("refused-without-a-scope/", refused_without_a_scope),
+    path("ended-elsewhere/", ended_elsewhere),
 ]

@@ -22,7 +22,9 @@ RUNS = re.compile(rf"[\w.=~-]{{{PIECE},}}", re.ASCII)
 #: Error trackers show so much of a value.
 SLICE = 80
 TESTS = Path(__file__).parents[1]
-#: Their frames hold the secrets that they look for; ``misbehaving_adapters`` stands for a library.
+#: What sends secrets, and could warn of something meanwhile.
+SENDERS = re.compile("/(django_ilert_oauth|http|httpcore|httpx|requests|urllib3)/")
+#: Their frames hold the secrets that they look for; ``scripted_adapter`` stands for a library.
 OWN_FILES = {str(TESTS / name) for name in ("security/test_leaks.py", "support/watched_site.py")}
 
 
@@ -67,6 +69,16 @@ class Hunt:
         self.look_at(f"{place}: facts", vars(record))
         if record.exc_info and record.exc_info[1]:
             self.look_at_error(place, record.exc_info[1])
+        if record.levelno >= logging.WARNING:
+            self._look_at_callers(place)
+
+    def _look_at_callers(self, place: str) -> None:
+        """Handlers may send what the frames below a record hold, as that of Elastic APM does."""
+        for frame, _line in traceback.walk_stack(None):
+            if SENDERS.search(frame.f_code.co_filename):
+                for variable, value in frame.f_locals.items():
+                    shown = " ".join(_texts(value))
+                    self.look_at(f"{place}: {frame.f_code.co_qualname}: {variable}", shown)
 
     def leaks(self) -> list[str]:
         pieces = {

@@ -24,7 +24,7 @@ from django_ilert_oauth.models import ConnectedAccount
 
 PATIENCE = 60
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.support.programs.caller"])
+CONTEXT.set_forkserver_preload(["tests.support.programs.caller", "django.test"])
 
 
 class SiteProcess:
@@ -32,6 +32,7 @@ class SiteProcess:
 
     def __init__(self, call: Callable[..., Any], *args: Any) -> None:
         names = [name for name in dir(settings) if name.startswith("ILERT_OAUTH_")]
+        names += ["ALLOWED_HOSTS", "ROOT_URLCONF"]
         chosen = {name: getattr(settings, name) for name in names}
         database = {name: connection.settings_dict[name] for name in ("NAME", "HOST", "PORT")}
         self._pipe, far_end = CONTEXT.Pipe()
@@ -41,8 +42,8 @@ class SiteProcess:
         far_end.close()
         self.until("ready")
 
-    def go(self) -> SiteProcess:
-        self._pipe.send("go")
+    def go(self, message: object = "go") -> SiteProcess:
+        self._pipe.send(message)
         return self
 
     def until(self, point: str) -> None:
@@ -90,6 +91,8 @@ def _carry_out(
     connections.settings["default"].update(database)
     for name, value in chosen.items():
         setattr(settings, name, value)
+    # No second copy is kept, for those who search this process for secrets.
+    chosen.clear()
     _to_the_test.append(pipe)
     wait_at("ready")
     pipe.send(call(*args))
@@ -99,11 +102,11 @@ def _carry_out(
 _to_the_test: list[Connection[Any, Any]] = []
 
 
-def wait_at(point: str) -> None:
-    """Until the test lets this process go on from there."""
+def wait_at(point: str) -> Any:
+    """Until the test lets this process go on from there: what it says."""
     [pipe] = _to_the_test
     pipe.send(point)
-    pipe.recv()
+    return pipe.recv()
 
 
 # What they do

@@ -150,7 +150,6 @@ class World:
         self.ilert.options.client_secret = secret
         self.settings.ILERT_OAUTH_CLIENT_SECRET = secret
         self.settings.ILERT_OAUTH_ENCRYPTION_KEYS = [self.new_key()]
-        self.settings.ROOT_URLCONF = "tests.support.breaking_site"
 
     def _make_secret(self, size: int) -> str:
         made = base64.urlsafe_b64encode(secrets.token_bytes(size)).decode().rstrip("=")

@@ -11,7 +11,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from werkzeug.test import Client
 
 from tests.support.failing_database import refused_by_database
-from tests.support.programs.child import Child, Surroundings, running
+from tests.support.site_processes import site_process
 
 CSRF_TOKEN = "a" * 32
 
@@ -28,23 +28,21 @@ class Visit:
 
 def make(visit: Visit, tracker: str, sink: str) -> tuple[int, str]:
     """The status of the response, and where it leads to."""
-    with running(_make, Surroundings(), visit, tracker, sink) as child:
-        response: tuple[int, str] = child.hear()
+    with site_process(_make, visit, tracker, sink) as process:
+        response: tuple[int, str] = process.go().result()
         return response
 
 
-def _make(parent: Child, surroundings: Surroundings, visit: Visit, tracker: str, sink: str) -> None:
+def _make(visit: Visit, tracker: str, sink: str) -> tuple[int, str]:
     # Only here: they change what they are imported next to.
     from tests.trackers import trackers
 
-    surroundings.apply()
     # Where the tutorial's settings have them from.
     os.environ["ILERT_CLIENT_SECRET"] = settings.ILERT_OAUTH_CLIENT_SECRET
     os.environ["ILERT_ENCRYPTION_KEYS"] = settings.ILERT_OAUTH_ENCRYPTION_KEYS[0]
     known = trackers.TRACKERS | {"sentry-sdk without advice": trackers.sentry_without_advice}
     with known[tracker](sink):
-        response = _visit(visit)
-    parent.tell(response)
+        return _visit(visit)
 
 
 def _visit(visit: Visit) -> tuple[int, str]:

@@ -10,21 +10,23 @@ from typing import Any
 
 from django_ilert_oauth.exceptions import IlertOAuthError
 from django_ilert_oauth.flows._check import check_steps
-from django_ilert_oauth.flows._lease import Look
+from django_ilert_oauth.flows._lease import Snapshot
 from django_ilert_oauth.flows._refresh import is_too_early, refresh_steps
 from django_ilert_oauth.flows._refresh_request import Outcome, Requester
 from django_ilert_oauth.flows._steps import Steps
 from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet
 
 from .account_queue import AccountQueue
-from .runner import MAX_ATTEMPTS, Run, RunResult
+from .run_result import RunResult
+from .runner import MAX_ATTEMPTS, Run
 
 
 @dataclass
 class CheckResult(RunResult):
-    """The counts of a run of ``check_many``.
+    """The result of ``check_many``.
 
     ``changed`` of the ``checked`` accounts had another tenant, username or scope at ilert.
+    ``failures``, ``failed`` and ``stopped`` are as in ``BulkResult``.
     """
 
     checked: int = 0
@@ -46,10 +48,10 @@ def check_many(
     on_done: Callable[[Any], None] | None = None,
     stop: threading.Event | None = None,
 ) -> CheckResult:
-    """Checks each account once; one failure never stops the rest.
+    """Checks each account once, as ``check`` does; one failure never stops the rest.
 
-    Options, rate limit, early ends and exceptions are those of ``refresh_many``. Where a token has
-    to be refreshed first, an ``invalid_grant`` counts as it does there.
+    Options, rate limit, early ends and exceptions are those of ``refresh_many``. If a token has to
+    be refreshed first, an ``invalid_grant`` is treated as it is there.
     """
     return _Checking(
         CheckResult(),
@@ -67,20 +69,20 @@ def check_many(
 class _Checking(Run[CheckResult]):
     name = "check_many"
 
-    def _next(self) -> Look | None:
+    def _next(self) -> Snapshot | None:
         return self._queue.next()
 
-    def _steps(self, look: Look, requester: Requester) -> Steps[Outcome | None]:
+    def _steps(self, snapshot: Snapshot, requester: Requester) -> Steps[Outcome | None]:
         for _ in range(MAX_ATTEMPTS):
-            outcome = yield from self._check(look, requester)
-            if not self._pause_after(look.account, outcome):
+            outcome = yield from self._check(snapshot, requester)
+            if not self._pause_after(snapshot.account, outcome):
                 break
         return outcome
 
-    def _check(self, look: Look, requester: Requester) -> Steps[Outcome]:
+    def _check(self, snapshot: Snapshot, requester: Requester) -> Steps[Outcome]:
         refresh = partial(self._refresh, requester)
         try:
-            has_changed = yield from check_steps(look.account, requester, refresh)
+            has_changed = yield from check_steps(snapshot.account, requester, refresh)
         except IlertOAuthError as error:
             return Outcome(error=error.with_traceback(None))
         self._result.changed += has_changed

@@ -19,9 +19,9 @@ from uuid import UUID
 
 from django.db.models import Q
 
-from django_ilert_oauth.exceptions import IlertOAuthError, IlertRejectedError
-from django_ilert_oauth.flows._lease import Lease, look_at_many
-from django_ilert_oauth.flows._refresh_request import InvalidGrant, Outcome, end_grant, note_failure
+from django_ilert_oauth.exceptions import IlertRejectedError
+from django_ilert_oauth.flows._lease import Lease, read_snapshots
+from django_ilert_oauth.flows._refresh_request import Outcome, end_grant, note_failure
 from django_ilert_oauth.flows._steps import Steps, run_now
 from django_ilert_oauth.internal.db import database_now
 from django_ilert_oauth.internal.rows import PAGE, account_rows, database
@@ -32,7 +32,7 @@ CLIENT_CODES = frozenset({"invalid_client", "unauthorized_client"})
 
 class CredentialGuard:
     def __init__(self, *, mark_ended: bool) -> None:
-        self._believes = mark_ended
+        self._trusts_invalid_grants = mark_ended
         #: The account of each deferred ``invalid_grant`` and when it was noted, by pk.
         self._deferred: dict[Any, tuple[UUID, datetime | None]] = {}
 
@@ -40,32 +40,31 @@ class CredentialGuard:
     def has_only_invalid_grants(self) -> bool:
         return bool(self._deferred)
 
-    def on_invalid_grant(self, response: InvalidGrant) -> Steps[Outcome]:
-        # Without a status no token was sent: then there is none.
-        if self._believes or not response.status:
-            return (yield from end_grant(response))
+    def on_invalid_grant(self, lease: Lease, status: int) -> Steps[Outcome]:
+        # Without a status there was no token to send.
+        if self._trusts_invalid_grants or not status:
+            return (yield from end_grant(lease, status))
         error = IlertRejectedError(
-            "ilert refused the grant; not believed yet.",
-            code="invalid_grant",
-            status=response.status,
+            "ilert refused the grant; not believed yet.", code="invalid_grant", status=status
         )
-        outcome = yield from note_failure(response.lease, error)
-        self._deferred[response.account.pk] = _noted(response.account)
-        if self._believes:
+        outcome = yield from note_failure(lease, error)
+        self._deferred[lease.account.pk] = _noted(lease.account)
+        # Another task may have succeeded while this was being noted.
+        if self._trusts_invalid_grants:
             self.succeeded()
         return outcome
 
     def succeeded(self) -> None:
-        self._believes = True
+        self._trusts_invalid_grants = True
         while self._deferred:
             pks = list(self._deferred)[:PAGE]
-            for look in look_at_many(pks):
-                account = look.account
+            for snapshot in read_snapshots(pks):
+                account = snapshot.account
                 if _noted(account) == self._deferred[account.pk]:
                     # The lease was given back when the ``invalid_grant`` was noted.
-                    run_now(end_grant(InvalidGrant(Lease("", look, 0, 0), status=0))).send_signal(
-                        account
-                    )
+                    without_lease = Lease("", snapshot, 0, 0)
+                    outcome = run_now(end_grant(without_lease, 0))
+                    outcome.send_signal(account)
             for pk in pks:
                 del self._deferred[pk]
 
@@ -74,11 +73,7 @@ def _noted(account: ConnectedAccount) -> tuple[UUID, datetime | None]:
     return account.uuid, account.last_error_at
 
 
-def rejects_client(error: IlertOAuthError | None) -> bool:
-    return error is not None and error.code in CLIENT_CODES
-
-
-#: So many ``invalid_grant`` in a row make the credentials of a fleet suspect ...
+#: This many ``invalid_grant`` in a row make the credentials of a fleet suspect ...
 MIN_INVALID_GRANTS = 10
 #: ... within this time.
 WINDOW = timedelta(hours=1)

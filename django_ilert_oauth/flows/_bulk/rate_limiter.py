@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Generator
 
 from django_ilert_oauth.conf import conf
-from django_ilert_oauth.flows._steps import Steps
 from django_ilert_oauth.oauth.transport import clock
 
 #: Keeps a rolling minute below the limit although requests arrive a little early or late.
@@ -28,7 +28,7 @@ class RateLimiter:
         self._gap = 60 / per_minute * SLACK if per_minute else 0.0
         self._next = self._paused_until = clock()
 
-    def slot(self) -> Steps[None]:
+    def slot(self) -> Generator[float, None, None]:
         """Waits for the next slot that no pause has overtaken."""
         slot = self._take()
         while (seconds := slot - clock()) > 0 or slot < self._paused_until:
@@ -39,7 +39,7 @@ class RateLimiter:
     def wait(self, stop: threading.Event) -> bool:
         """Blocks until the next slot; False where the event came before it."""
         for seconds in self.slot():
-            if stop.wait(float(seconds)):  # type: ignore[arg-type]
+            if stop.wait(seconds):
                 return False
         return not stop.is_set()
 

@@ -15,22 +15,26 @@ from django_ilert_oauth.exceptions import (
     IlertUnavailableError,
     ReconnectRequiredError,
 )
-from django_ilert_oauth.flows._lease import Look, look_at_many, take_lease
-from django_ilert_oauth.flows._refresh_request import Outcome, Requester, refresh_under
+from django_ilert_oauth.flows._lease import Snapshot, read_snapshots, take_lease
+from django_ilert_oauth.flows._refresh_request import Outcome, Requester, refresh_with_lease
 from django_ilert_oauth.flows._steps import Steps
 from django_ilert_oauth.flows._storing import retrying
 from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet, Status
 from django_ilert_oauth.oauth.transport import clock
 
 from .account_queue import AccountQueue
-from .runner import DATABASE_PATIENCE, MAX_ATTEMPTS, Run, RunResult
+from .run_result import RunResult
+from .runner import DATABASE_PATIENCE, MAX_ATTEMPTS, Run
 
 
 @dataclass
 class BulkResult(RunResult):
-    """The counts of a run of ``refresh_many``.
+    """The result of ``refresh_many``.
 
-    ``skipped`` accounts were refreshed, or are being refreshed, by another caller.
+    ``skipped`` accounts are being refreshed by another caller, or were refreshed less than
+    ``ILERT_OAUTH_MIN_REFRESH_INTERVAL`` ago. ``failures`` maps the primary key of each account that
+    failed to an error code, and ``failed`` is their number. ``stopped`` is why the run ended early
+    (``credentials``, ``invalid_client``, ``outage``, ``database`` or ``interrupted``), or empty.
     """
 
     refreshed: int = 0
@@ -54,19 +58,19 @@ def refresh_many(
     on_done: Callable[[Any], None] | None = None,
     stop: threading.Event | None = None,
 ) -> BulkResult:
-    """Refreshes each account once, however the queryset lists it; one failure never stops the rest.
+    """Refreshes each account once, even if the queryset contains it twice.
 
-    All database work happens in the calling thread, on its connection; ``concurrency`` requests are
-    under way at once. They are spread evenly, at most ``per_minute``
-    (``ILERT_OAUTH_REQUESTS_PER_MINUTE``; 0 for no limit), and a 429 pauses all of them. Accounts
-    that failed before are asked for last; ``retry_reconnect_required`` asks again for refused
-    grants, too. Setting ``stop`` ends the run once the requests under way are stored. It ends early
-    where the database is down, and for the accounts of one client where its ilert is down or
-    refuses the client itself. An ``invalid_grant`` ends a grant once any account of its client has
-    been refreshed; ``mark_ended`` believes it without. ``on_done`` gets the key of each refreshed.
+    The calling thread does all database work; up to ``concurrency`` requests are under way at once.
+    They are spread evenly, at most ``per_minute`` (default: ``ILERT_OAUTH_REQUESTS_PER_MINUTE``; 0:
+    no limit), and a 429 pauses them all. Setting ``stop`` ends the run once the responses under way
+    are stored. ``on_done`` gets the primary key of each refreshed account. The other options are
+    those of ``refresh_ilert_tokens``.
 
-    Raises ``ValueError`` for options that make no sense, and ``TransactionManagementError`` inside
-    a transaction.
+    One failure never stops the rest. The run ends early if the database is down, and for one client
+    if its ilert is down or refuses it. ``invalid_grant`` ends a grant if another of the client has
+    been refreshed, since otherwise the secret may be wrong, or if ``mark_ended`` is true.
+
+    Raises ``ValueError`` for a bad option, and ``TransactionManagementError`` in a transaction.
     """
     return _Refreshing(
         BulkResult(),
@@ -96,21 +100,21 @@ class _Refreshing(Run[BulkResult]):
         self._interval = timedelta(0) if force else conf.min_refresh_interval
         self._put_last: set[Any] = set()
 
-    def _next(self) -> Look | None:
-        while (look := self._queue.next()) is not None:
-            if self._is_eligible(look):
-                return look
+    def _next(self) -> Snapshot | None:
+        while (snapshot := self._queue.next()) is not None:
+            if self._is_eligible(snapshot):
+                return snapshot
         self._result.skipped += self._queue.deleted
         self._queue.deleted = 0
         return None
 
-    def _is_eligible(self, look: Look) -> bool:
-        account = look.account
+    def _is_eligible(self, snapshot: Snapshot) -> bool:
+        account = snapshot.account
         if account.status not in self._statuses:
             self._result.failures[account.pk] = ReconnectRequiredError.code
         elif not conf.has_client(account.api_url, account.client_id):
             self._result.failures[account.pk] = EndpointMismatchError.code
-        elif look.is_leased or self._is_too_early(account, look.now):
+        elif snapshot.is_leased or self._is_too_early(account, snapshot.now):
             self._result.skipped += 1
         else:
             return True
@@ -119,28 +123,28 @@ class _Refreshing(Run[BulkResult]):
     def _is_too_early(self, account: ConnectedAccount, now: datetime) -> bool:
         return account.was_refreshed_within(self._interval, now=now)
 
-    def _steps(self, look: Look, requester: Requester) -> Steps[Outcome | None]:
+    def _steps(self, snapshot: Snapshot, requester: Requester) -> Steps[Outcome | None]:
         for _ in range(MAX_ATTEMPTS):
-            yield from requester.slot(look.account)
+            yield from requester.slot(snapshot.account)
             until = clock() + DATABASE_PATIENCE
-            lease = yield from retrying(partial(take_lease, look), until, writes=True)
+            lease = yield from retrying(partial(take_lease, snapshot), until, writes=True)
             if lease is None:
-                return (yield from retrying(partial(self._without_lease, look), until))
-            outcome = yield from refresh_under(lease, requester)
-            if not self._pause_after(look.account, outcome):
+                return (yield from retrying(partial(self._without_lease, snapshot), until))
+            outcome = yield from refresh_with_lease(lease, requester)
+            if not self._pause_after(snapshot.account, outcome):
                 break
         return outcome
 
-    def _without_lease(self, look: Look) -> Outcome | None:
+    def _without_lease(self, snapshot: Snapshot) -> Outcome | None:
         """Another caller has it; or the row is locked, and is looked at again at the end."""
-        account = look.account
+        account = snapshot.account
         if account.pk in self._put_last:
             error = IlertUnavailableError("The row is locked.", code="row_locked")
             return Outcome(error=error)
-        looks = look_at_many([account.pk])
-        if not looks:
+        snapshots = read_snapshots([account.pk])
+        if not snapshots:
             self._result.skipped += 1
-        elif self._is_eligible(looks[0]):
+        elif self._is_eligible(snapshots[0]):
             self._put_last.add(account.pk)
             self._queue.put_last(account)
             if self._left is not None:

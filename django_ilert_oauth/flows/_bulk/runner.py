@@ -2,91 +2,50 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from itertools import count
-from queue import Empty, SimpleQueue
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from django.db import DataError, connections
 from django.db.transaction import TransactionManagementError
 
-from django_ilert_oauth.exceptions import IlertOAuthError, IlertRejectedError, IlertUnavailableError
+from django_ilert_oauth.exceptions import IlertOAuthError, IlertUnavailableError
 from django_ilert_oauth.flows._client import require_client
-from django_ilert_oauth.flows._lease import Look
+from django_ilert_oauth.flows._lease import Lease, Snapshot
 from django_ilert_oauth.flows._refresh_request import Outcome, Requester
-from django_ilert_oauth.flows._steps import Steps, run_now
+from django_ilert_oauth.flows._steps import Steps, is_interrupt, run_now
 from django_ilert_oauth.flows._storing import DATABASE_ERRORS, PAUSE, can_store, retrying
 from django_ilert_oauth.flows._transactions import drop_broken_connection, in_transaction
 from django_ilert_oauth.internal.rows import database
 from django_ilert_oauth.models import ConnectedAccount
-from django_ilert_oauth.oauth.client import IlertClient
 from django_ilert_oauth.oauth.transport import clock, pause_after_429
 
 from .account_queue import AccountQueue
-from .client_state import ClientState, client_states, opened
-from .credential_guard import rejects_client
-from .rate_limiter import MAX_NAP
+from .client_state import ClientState, client_states
+from .run_result import RunResult
+from .waiting_tasks import Task, WaitingTasks
 
 logger = logging.getLogger(__name__)
 
-#: So many responses in a row that say nothing about an account are an outage.
-OUTAGE = 10
-#: HTTP statuses of a gateway, of a limit, and of no response at all.
-OUTAGE_STATUSES = frozenset({0, 429, 502, 503, 504})
 #: Seconds: a longer ``Retry-After`` is cut to this.
 MAX_PAUSE = 300.0
 MAX_ATTEMPTS = 3
-#: Of failures that ilert has nothing to do with.
-OWN_CODES = frozenset({"busy", "row_locked", "not_stored", "database"})
 #: Seconds that a run waits for a database that fails before a request is made.
 DATABASE_PATIENCE = 30.0
 
 Result = TypeVar("Result", bound="RunResult")
 
 
-@dataclass
-class RunResult(ABC):
-    """``failures`` has the code of each account that failed, by pk.
-
-    ``stopped`` is empty for a run that came to its end, else ``credentials``, ``invalid_client``,
-    ``outage``, ``database`` or ``interrupted``. The first three are a client's own: accounts of
-    others were gone on with.
-    """
-
-    failures: dict[Any, str] = field(default_factory=dict)
-    stopped: str = ""
-    seconds: float = field(default=0.0, compare=False)
-
-    @property
-    def failed(self) -> int:
-        return len(self.failures)
-
-    @property
-    @abstractmethod
-    def done(self) -> int:
-        """How many accounts need no more attention of this run."""
-
-
 class Stopped(Exception):  # noqa: N818
     """The run has ended before a request was made."""
-
-
-@dataclass(eq=False)
-class _Task:
-    look: Look
-    steps: Steps[Outcome | None]
 
 
 class Run(ABC, Generic[Result]):
     """Subclasses say what is asked about an account, and what the outcome counts as.
 
-    Making one raises ``ValueError`` for options that make no sense, and
+    Before anything is asked it raises ``ValueError`` for options that make no sense, and
     ``TransactionManagementError`` inside a transaction.
     """
 
@@ -116,18 +75,16 @@ class Run(ABC, Generic[Result]):
         self._on_progress = on_progress or (lambda result: None)
         self._on_done = on_done or (lambda pk: None)
         self._stop = stop or threading.Event()
-        self._states = client_states(per_minute, mark_ended=mark_ended)
+        self._per_minute, self._mark_ended = per_minute, mark_ended
         self._has_ended = False
-        self._active = 0
-        self._ready: SimpleQueue[_Task] = SimpleQueue()
-        self._sleeping: list[tuple[float, int, _Task]] = []
-        self._numbers = count()
+        self._tasks: set[Task] = set()
+        self._waiting = WaitingTasks()
 
     def execute(self) -> Result:
         started = clock()
-        with opened(self._states) as clients:
+        with client_states(self._per_minute, mark_ended=self._mark_ended) as self._states:
             try:
-                self._run(clients)
+                self._run()
             except BaseException:
                 # Responses that are under way are stored all the same.
                 self._has_ended = True
@@ -144,53 +101,59 @@ class Run(ABC, Generic[Result]):
         return self._result
 
     @abstractmethod
-    def _next(self) -> Look | None:
+    def _next(self) -> Snapshot | None:
         """The next account to ask about, None after the last."""
 
     @abstractmethod
-    def _steps(self, look: Look, requester: Requester) -> Steps[Outcome | None]:
+    def _steps(self, snapshot: Snapshot, requester: Requester) -> Steps[Outcome | None]:
         """None where nothing is to be counted; raises ``Stopped``."""
 
     @abstractmethod
     def _count(self, outcome: Outcome) -> bool:
         """Counts what did not fail, and says whether it was done."""
 
-    def _run(self, clients: Mapping[tuple[str, str], IlertClient]) -> None:
+    def _run(self) -> None:
         requester = Requester(
-            client_for=lambda account: clients[account.api_url, account.client_id],
+            client_for=lambda account: self._state_of(account).client,
             slot=self._slot,
-            on_invalid_grant=lambda response: self._state_of(
-                response.account
-            ).guard.on_invalid_grant(response),
+            on_invalid_grant=self._on_invalid_grant,
         )
         self._queue: AccountQueue = self._from_database(self._make_queue)
         while True:
-            while self._active < self._concurrency and (look := self._take()) is not None:
-                self._active += 1
-                self._advance(_Task(look, self._steps(look, requester)))
-            if not self._active:
+            while len(self._tasks) < self._concurrency and (snapshot := self._take()) is not None:
+                task = Task(snapshot, self._steps(snapshot, requester))
+                self._tasks.add(task)
+                self._advance(task)
+            if not self._tasks:
                 break
-            self._advance(self._next_ready())
+            self._advance(self._waiting.pop())
         self._on_progress(self._result)
 
-    def _work_off(self) -> None:
-        while self._active:
-            self._advance(self._next_ready())
+    def _on_invalid_grant(self, lease: Lease, status: int) -> Steps[Outcome]:
+        return self._state_of(lease.account).guard.on_invalid_grant(lease, status)
 
-    def _take(self) -> Look | None:
+    def _work_off(self) -> None:
+        """All of them, in a new queue: whatever interrupts the run may have lost one."""
+        self._waiting = WaitingTasks()
+        for task in self._tasks:
+            self._waiting.add(task)
+        while self._tasks:
+            self._advance(self._waiting.pop())
+
+    def _take(self) -> Snapshot | None:
         if self._is_over() or self._left == 0:
             return None
-        look: Look | None = self._from_database(self._next_to_ask)
-        if look is not None and self._left is not None:
+        snapshot: Snapshot | None = self._from_database(self._next_to_ask)
+        if snapshot is not None and self._left is not None:
             self._left -= 1
-        return look
+        return snapshot
 
-    def _next_to_ask(self) -> Look | None:
+    def _next_to_ask(self) -> Snapshot | None:
         """Without those of clients that are asked nothing more for."""
-        while (look := self._next()) is not None:
-            state = self._find_state(look.account)
+        while (snapshot := self._next()) is not None:
+            state = self._find_state(snapshot.account)
             if state is None or not state.has_ended:
-                return look
+                return snapshot
         return None
 
     def _find_state(self, account: ConnectedAccount) -> ClientState | None:
@@ -207,19 +170,9 @@ class Run(ABC, Generic[Result]):
         except DATABASE_ERRORS as error:
             self._database_failed(error)
 
-    def _next_ready(self) -> _Task:
-        while True:
-            if self._sleeping and self._sleeping[0][0] <= clock():
-                return heapq.heappop(self._sleeping)[2]
-            nap = self._sleeping[0][0] - clock() if self._sleeping else MAX_NAP
-            try:
-                return self._ready.get(timeout=max(nap, 0.0))
-            except Empty:
-                continue
-
-    def _advance(self, task: _Task) -> None:
+    def _advance(self, task: Task) -> None:
         try:
-            awaited = next(task.steps)
+            task.awaited = next(task.steps)
         except StopIteration as end:
             self._finish(task, end.value)
         except Stopped:
@@ -227,29 +180,25 @@ class Run(ABC, Generic[Result]):
         except IlertOAuthError as error:
             self._finish(task, Outcome(error=error.with_traceback(None)))
         except Exception as error:
+            if is_interrupt(error):
+                raise
             self._finish(task, Outcome(error=self._failure_at(task, error)))
         else:
-            self._await(task, awaited)
+            self._waiting.add(task)
 
-    def _failure_at(self, task: _Task, error: Exception) -> IlertOAuthError:
+    def _failure_at(self, task: Task, error: Exception) -> IlertOAuthError:
         """A database that fails ends the run; data that it does not take are one account's."""
         if isinstance(error, DATABASE_ERRORS) and not isinstance(error, DataError):
             self._database_failed(error)
             return IlertUnavailableError("The database failed.", code="database")
-        pk, kind = task.look.account.pk, type(error).__name__
-        logger.error("The run failed at account %s: %s", pk, kind)
+        pk, kind = task.snapshot.account.pk, type(error).__name__
+        logger.error("Account %s failed unexpectedly: %s", pk, kind)
         return IlertOAuthError("Not done.", code="unexpected")
 
-    def _await(self, task: _Task, awaited: Future[Any] | float) -> None:
-        if isinstance(awaited, Future):
-            awaited.add_done_callback(lambda _future: self._ready.put(task))
-        else:
-            heapq.heappush(self._sleeping, (clock() + awaited, next(self._numbers), task))
-
-    def _finish(self, task: _Task, outcome: Outcome | None) -> None:
-        self._active -= 1
+    def _finish(self, task: Task, outcome: Outcome | None) -> None:
+        self._tasks.discard(task)
         if outcome is not None:
-            account = task.look.account
+            account = task.snapshot.account
             self._note(account, outcome)
             outcome.send_signal(account)
         self._on_progress(self._result)
@@ -264,20 +213,10 @@ class Run(ABC, Generic[Result]):
             if error.code == "not_stored":
                 self._stop_early("database")
         if state := self._find_state(account):
-            self._note_of_client(state, outcome)
-
-    def _note_of_client(self, state: ClientState, outcome: Outcome) -> None:
-        error = outcome.error
-        if outcome.refreshed:
-            self._from_database(state.guard.succeeded)
-        elif rejects_client(error):
-            self._stop_client(state, "invalid_client")
-        if error is None or (isinstance(error, IlertRejectedError) and error.status):
-            state.unanswered = 0
-        elif isinstance(error, IlertUnavailableError) and error.code not in OWN_CODES:
-            state.unanswered += error.status in OUTAGE_STATUSES
-            if state.unanswered >= OUTAGE:
-                self._stop_client(state, "outage")
+            if outcome.refreshed:
+                self._from_database(state.guard.succeeded)
+            if reason := state.note(error):
+                self._stop_client(state, reason)
 
     def _slot(self, account: ConnectedAccount) -> Steps[None]:
         """For the next request; raises ``Stopped``."""
@@ -319,7 +258,7 @@ class Run(ABC, Generic[Result]):
 
     def _stop_client(self, state: ClientState, reason: str) -> None:
         if not state.has_ended:
-            logger.error("The run asks no more for the client %s: %s", state.name, reason)
+            logger.error("No more requests for the client %s: %s", state.name, reason)
         state.has_ended = True
         self._result.stopped = self._result.stopped or reason
 

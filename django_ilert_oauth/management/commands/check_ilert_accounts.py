@@ -3,7 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 from django_ilert_oauth import flows
+from django_ilert_oauth.flows._runs import note_run
 from django_ilert_oauth.management.bulk_command import BulkCommand, stopped_by_signals
+from django_ilert_oauth.models import LastRun
 
 
 class Command(BulkCommand):
@@ -27,10 +29,7 @@ class Command(BulkCommand):
                 on_progress=on_progress,
                 stop=stop,
             )
-        counts = {
-            "checked": result.checked,
-            "changed": result.changed,
-            "failed": result.failed,
-        }
+        note_run(LastRun.Kind.CHECK)
+        counts = {"checked": result.checked, "changed": result.changed, "failed": result.failed}
         self.report(result, counts, {}, as_json=options["json"])
         self.exit(result, received, has_failures=bool(result.failed))

@@ -14,6 +14,7 @@ from django.utils.dateparse import parse_date, parse_datetime
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.flows._client import require_writable
+from django_ilert_oauth.flows._history import By, acting
 from django_ilert_oauth.internal.rows import in_pages, pending_revocations
 from django_ilert_oauth.management.bulk_command import AccountsCommand, in_words, stopped_by_signals
 from django_ilert_oauth.management.console import printable
@@ -31,31 +32,33 @@ def moment(text: str) -> datetime:
     except ValueError:
         found = None
     if found is None:
-        raise ArgumentTypeError(f"{text!r} is no time: write it as 2026-11-26T10:00")
+        raise ArgumentTypeError(f"{text!r} is not a time such as 2026-11-26T10:00")
     return timezone.make_aware(found) if settings.USE_TZ and timezone.is_naive(found) else found
 
 
 class Command(AccountsCommand):
-    help = "Disconnects accounts after an incident: wipes all tokens here, then revokes them."
+    help = (
+        "Disconnects accounts after an incident: deletes their tokens, then revokes their grants."
+    )
     action, participle = "disconnect", "disconnected"
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--all", action="store_true", help="all accounts, and no other choice")
-        parser.add_argument("--tenant", metavar="TENANT", help="those of this tenant")
-        parser.add_argument("--user", metavar="NAME", help="those of this user of the site")
-        parser.add_argument("--client", metavar="ID", help="those of this client of ilert")
+        parser.add_argument("--all", action="store_true", help="all accounts; cannot be combined")
+        parser.add_argument("--tenant", metavar="TENANT", help="accounts in this tenant")
+        parser.add_argument("--user", metavar="NAME", help="accounts of this user of the site")
+        parser.add_argument("--client", metavar="ID", help="accounts of this client ID")
         parser.add_argument(
-            "--connected-before", type=moment, metavar="TIME", help="those connected before that"
+            "--connected-before", type=moment, metavar="TIME", help="accounts connected before then"
         )
         parser.add_argument(
             "--reason",
             choices=[Reason.INCIDENT.value, Reason.ADMIN.value],
             default=Reason.INCIDENT.value,
-            help="what users and the signal are told (default: incident)",
+            help="the reason that users see and the signal has (default: incident)",
         )
         parser.add_argument(
-            "--no-input", action="store_false", dest="interactive", help="do not ask before"
+            "--no-input", action="store_false", dest="interactive", help="ask for no confirmation"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -67,14 +70,14 @@ class Command(AccountsCommand):
         require_writable()
         if options["interactive"]:
             self._ask(due.count())
-        with stopped_by_signals() as (stop, received):
+        with acting(By.COMMAND), stopped_by_signals() as (stop, received):
             result = flows.disconnect_many(due, reason=Reason(options["reason"]), stop=stop)
             flows.revoke_pending(per_minute=options["per_minute"], stop=stop)
         waiting = pending_revocations().filter(account_uuid__in=chosen.values("uuid"))
         names = {pending.pk: str(pending) for pending in in_pages(waiting)}
         self._report(result, names, as_json=options["json"])
         if received:
-            raise CommandError("Stopped by a signal. Run again.", returncode=128 + received[0])
+            raise CommandError("Stopped by a signal. Run this again.", returncode=128 + received[0])
         if names or result.failures:
             raise CommandError("Some accounts or revocations are left: run this again.")
 
@@ -88,14 +91,14 @@ class Command(AccountsCommand):
         conditions = {name: value for name, value in wanted.items() if value is not None}
         if options["all"] == bool(conditions or options["account"]):
             raise CommandError(
-                "Say which accounts, by --tenant, --user, --client, --connected-before or "
-                "--account, or --all alone."
+                "Choose accounts with --tenant, --user, --client, --connected-before or --account, "
+                "or pass --all alone."
             )
         return self.chosen(options["account"]).filter(**conditions)
 
     def _ask(self, count: int) -> None:
         if not sys.stdin.isatty():
-            raise CommandError("Nobody can be asked here: give --no-input.")
+            raise CommandError("There is no terminal to ask on: pass --no-input.")
         self.stderr.write(f"{count} to be {self.participle}; their users have to connect again.")
         if input("Type yes to go on: ") != "yes":
             raise CommandError("Nothing was done.")
@@ -120,7 +123,7 @@ class Command(AccountsCommand):
             self.stderr.write(f"ilert has not confirmed yet: {printable(name, self.stderr)}")
         self.stdout.write(f"{in_words(counts)}.")
         if ends_at:
-            self.stdout.write(f"No access token can work from {ends_at:%Y-%m-%d %H:%M:%S %Z} on.")
+            self.stdout.write(f"No access token works after {ends_at:%Y-%m-%d %H:%M:%S %Z}.")
 
     def _access_ends_at(self, result: flows.DisconnectResult) -> datetime:
         """Who has a stolen refresh token may have used it until ilert revoked it, which is now."""

@@ -18,7 +18,7 @@ from .refresh_ilert_tokens import duration
 
 
 class Command(QuietCommand):
-    help = "Says how the connected accounts are, and fails where refreshing does not keep up."
+    help = "Prints counts of accounts for monitoring, and fails if refreshing does not keep up."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -26,7 +26,7 @@ class Command(QuietCommand):
             "--max-overdue",
             type=duration,
             default=timedelta(minutes=15),
-            help="fail where a token has expired for longer: 90s, 15m, 2h, 1d (default: 15m)",
+            help="fail if a token expired longer ago: 90s, 15m, 2h, 1d (default: 15m)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -37,6 +37,8 @@ class Command(QuietCommand):
         else:
             counts = {name: value for name, value in facts.items() if isinstance(value, int)}
             self.stdout.write(f"{in_words(counts)}.")
+            for kind, at in health.last_runs.items():
+                self.stdout.write(f"Last {kind}: {at:%Y-%m-%d %H:%M:%S %Z}".rstrip())
         oldest = database_now(database()) - options["max_overdue"]
         if health.overdue_since and health.overdue_since < oldest:
             raise CommandError(

@@ -8,9 +8,10 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.flows._history import prune_events
+from django_ilert_oauth.flows._runs import finish_refreshing
 from django_ilert_oauth.management.bulk_command import BulkCommand, stopped_by_signals
-from django_ilert_oauth.models import ConnectedAccountQuerySet, Status
+from django_ilert_oauth.models import ConnectedAccountQuerySet, LastRun, Status
+from django_ilert_oauth.models.queryset import DUE_WITHIN
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -19,31 +20,31 @@ def duration(text: str) -> timedelta:
     """``90s``, ``15m``, ``2h`` or ``1d``."""
     match = re.fullmatch(r"([0-9]{1,6})([smhd])", text, re.ASCII)
     if match is None:
-        raise ArgumentTypeError(f"{text!r} is no duration: write it as 90s, 15m, 2h or 1d")
+        raise ArgumentTypeError(f"{text!r} is not a duration such as 90s, 15m, 2h or 1d")
     return timedelta(**{UNITS[match[2]]: int(match[1])})
 
 
 class Command(BulkCommand):
-    help = "Refreshes the ilert tokens that are about to expire and sends pending revocations."
+    help = "Refreshes ilert tokens that expire soon, and sends pending revocations."
     action, participle = "refresh", "refreshed"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--within",
             type=duration,
-            default=timedelta(minutes=15),
-            help="refresh what expires within this time: 90s, 15m, 2h, 1d (default: 15m)",
+            default=DUE_WITHIN,
+            help="refresh tokens that expire within this time: 90s, 15m, 2h, 1d (default: 15m)",
         )
         super().add_arguments(parser)
         parser.add_argument(
             "--force",
             action="store_true",
-            help="refresh also what was refreshed less than ILERT_OAUTH_MIN_REFRESH_INTERVAL ago",
+            help="include accounts refreshed less than ILERT_OAUTH_MIN_REFRESH_INTERVAL ago",
         )
         parser.add_argument(
             "--retry-reconnect-required",
             action="store_true",
-            help="retry grants that ilert refused, after a wrong client secret was corrected",
+            help="refresh only accounts that need reconnecting, after a wrong client secret",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -64,7 +65,7 @@ class Command(BulkCommand):
                 stop=stop,
             )
             revocations = flows.revoke_pending(per_minute=options["per_minute"], stop=stop)
-        prune_events()
+        finish_refreshing(LastRun.Kind.REFRESH)
         self._report(result, revocations, as_json=options["json"])
         has_failures = bool(result.failed or revocations.failures)
         self.exit(result, received, has_failures=has_failures)

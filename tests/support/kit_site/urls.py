@@ -13,7 +13,4 @@ def sources(request: HttpRequest) -> HttpResponse:
         return HttpResponse(", ".join(each["name"] for each in ilert.list("/api/alert-sources")))
 
 
-urlpatterns = [
-    path("sources/", sources),
-    path("ilert/", include("django_ilert_oauth.urls")),
-]
+urlpatterns = [path("sources/", sources), path("ilert/", include("django_ilert_oauth.urls"))]

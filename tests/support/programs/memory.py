@@ -23,8 +23,8 @@ from django_ilert_oauth import flows
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.session import IlertSession
-from tests.support.programs.child import Child, Surroundings, running
 from tests.support.secret_search import without_header
+from tests.support.site_processes import site_process, wait_at
 
 #: Characters: so few of a secret do not turn up by chance.
 BLOCK = 8
@@ -90,47 +90,41 @@ VERBS: dict[str, Callable[[Order], object]] = {
 
 def left_after(order: Order, secrets: Callable[[], dict[str, str]]) -> list[str]:
     """What still holds a secret once the verb is done; ``secrets`` tells them by then."""
-    with running(_carry_out, Surroundings(), order) as child:
-        assert child.hear() == "done"
-        child.tell({without_header(secret)[::-1]: name for secret, name in secrets().items()})
-        left: list[str] = child.hear()
+    with site_process(_carry_out, order) as process:
+        process.go().until("done")
+        process.go({without_header(secret)[::-1]: name for secret, name in secrets().items()})
+        left: list[str] = process.result()
         return left
 
 
-def _carry_out(parent: Child, surroundings: Surroundings, order: Order) -> None:
-    surroundings.apply()
+def _carry_out(order: Order) -> list[str]:
     # Whatever comes of it: what is raised is searched elsewhere.
     with suppress(Exception):
         VERBS[order.verb](order)
     order.url = ""
     gc.collect()
-    parent.tell("done")
-    parent.tell(sorted(set(_found(parent.hear()))))
+    return sorted(set(_found(wait_at("done"))))
 
 
 def _found(secrets: dict[str, str]) -> Iterator[str]:
     """Whichever holds one of the blocks holds a piece of two blocks' length, at the most."""
-    texts = [(owner, text[::-1]) for owner, text in _texts()]
-    everything = "\n".join(text for _owner, text in texts)
+    texts = {text[::-1] for text in _texts()}
+    everything = "\n".join(texts)
     for secret, name in secrets.items():
         for start in range(0, len(secret) - BLOCK, BLOCK):
             block = secret[start : start + BLOCK]
             if block in everything:
-                yield from (f"{owner}: {name}" for owner, text in texts if block in text)
+                yield from (f"{name} in {len(text)} characters" for text in texts if block in text)
 
 
-def _texts() -> Iterator[tuple[str, str]]:
-    """Every string in memory, and what refers to it."""
+def _texts() -> Iterator[str]:
+    """Every string in memory."""
     exempt = {id(owner) for owner in _exempt()}
-    waiting = [(type(owner).__name__, owner) for owner in (*gc.get_objects(), *_locals())]
-    for name, owner in waiting:
-        for part in gc.get_referents(owner) if id(owner) not in exempt else ():
-            if isinstance(part, str):
-                yield name, str(part)
-            elif isinstance(part, bytes | bytearray):
-                yield name, part.decode("latin-1")
-            elif type(part) in (dict, tuple) and not gc.is_tracked(part):
-                waiting.append((f"{name}, {type(part).__name__}", part))
+    held = gc.get_objects() + _locals()
+    while held := gc.get_referents(*(owner for owner in held if id(owner) not in exempt)):
+        yield from (part for part in held if type(part) is str and len(part) >= BLOCK)
+        yield from (part.decode("latin-1") for part in held if isinstance(part, bytes | bytearray))
+        held = [part for part in held if type(part) in (dict, tuple) and not gc.is_tracked(part)]
 
 
 def _exempt() -> Iterator[object]:

@@ -47,12 +47,7 @@ WAYS: dict[str, Way] = {
 def store(alias: str, tokens: tuple[str, str], expires_at: Any) -> None:
     user, _created = User.objects.using(alias).get_or_create(pk=1, username="site-user")
     row, _created = ConnectedAccount.objects.using(alias).get_or_create(
-        pk=1,
-        uuid=UUID(int=1),
-        user=user,
-        api_url=conf.api_url,
-        tenant_id="acme",
-        username="grace",
+        pk=1, uuid=UUID(int=1), user=user, api_url=conf.api_url, tenant_id="acme", username="grace"
     )
     row.access_token, row.refresh_token = tokens
     row.access_token_expires_at, row.refreshed_at = expires_at, None

@@ -8,9 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     initial = True
 
-    dependencies = [
-        ("auth", "0012_alter_user_first_name_max_length"),
-    ]
+    dependencies = [("auth", "0012_alter_user_first_name_max_length")]
 
     operations = [
         migrations.CreateModel(
@@ -55,8 +53,6 @@ class Migration(migrations.Migration):
                     ),
                 ),
             ],
-            options={
-                "swappable": "AUTH_USER_MODEL",
-            },
-        ),
+            options={"swappable": "AUTH_USER_MODEL"},
+        )
     ]
