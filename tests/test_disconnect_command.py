@@ -5,6 +5,7 @@ import sys
 import threading
 from argparse import ArgumentTypeError
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.conftest import AccountFactory, People
 from tests.support.command_run import CommandRun
 from tests.support.own_signals import strike
 from tests.support.request_monitor import RequestMonitor
+from tests.support.statements import before_statements
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -167,6 +169,25 @@ def test_a_signal_stops_it_and_a_second_run_goes_on(
     assert PendingRevocation.objects.count() == 2
     monitor.on_arrival = lambda count: None
     assert (run("--all").code, PendingRevocation.objects.count()) == (0, 0)
+
+
+def test_what_is_reconnected_during_a_run_stays_connected(people: People) -> None:
+    people(2)
+    newer = ConnectedAccount.objects.filter(username="user-1")
+    reconnect = partial(newer.update, connected_at=timezone.now() + timedelta(hours=1))
+    rows_are_read = before_statements(reconnect, "SELECT", '"refresh_token_ciphertext"')
+    with rows_are_read:
+        done = run("--connected-before", (timezone.now() + timedelta(minutes=1)).isoformat())
+    assert (done.code, disconnected()) == (0, ["user-0"])
+
+
+def test_the_last_access_token_is_that_of_a_refresh_during_the_run(
+    account: ConnectedAccount,
+) -> None:
+    ends_at = timezone.now() + timedelta(hours=2)
+    rows = ConnectedAccount.objects.all()
+    with before_statements(lambda: rows.update(access_token_expires_at=ends_at), "UPDATE"):
+        assert flows.disconnect_many(rows).access_ends_at == ends_at
 
 
 def test_what_is_stopped_before_it_begins_does_nothing(account: ConnectedAccount) -> None:

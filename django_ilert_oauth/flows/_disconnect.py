@@ -43,7 +43,7 @@ def disconnect(
     grant is revoked after the commit. ``reason`` is stored, and ``account_revoked`` is sent with it
     and with ``request``.
     """
-    end = partial(_disconnect, account, reason, request)
+    end = partial(_disconnect, row_of(account), account, reason, request)
     if not transaction.get_connection(database()).in_atomic_block:
         retry_transaction(end)
         return
@@ -76,20 +76,24 @@ def disconnect_many(
     *,
     reason: Reason = Reason.INCIDENT,
     stop: threading.Event | None = None,
+    connected_before: datetime | None = None,
 ) -> DisconnectResult:
     """Deletes the tokens of all these accounts; call ``revoke_pending`` to end the grants at ilert.
 
     Each account is disconnected once, even if the queryset contains it twice. Setting ``stop`` ends
     the run after the current account; the next call skips accounts that are already disconnected.
+    An account that is not, or no longer, ``connected_before`` that time when its turn comes is
+    skipped: a queryset's own condition holds only for the moment at which the run begins.
     """
     stop = stop or threading.Event()
+    conditions = {"connected_at__lt": connected_before} if connected_before else {}
     result = DisconnectResult()
     queue = AccountQueue(queryset)
     while not stop.is_set() and (snapshot := queue.next()) is not None:
-        access_ends_at = snapshot.account.access_token_expires_at
         try:
-            end = partial(_disconnect, snapshot.account, reason, None, after_commit=False)
-            has_changed = retry_transaction(end)
+            row = row_of(snapshot.account).filter(**conditions)
+            end = partial(_disconnect, row, snapshot.account, reason, None, after_commit=False)
+            has_changed, access_ends_at = retry_transaction(end)
         except DatabaseError:
             result.failures[snapshot.account.pk] = "database"
             continue
@@ -116,26 +120,27 @@ def end_grant_of_deleted(instance: ConnectedAccount, **kwargs: Any) -> None:
 
 
 def _disconnect(
+    row: ConnectedAccountQuerySet,
     account: ConnectedAccount,
     reason: Reason,
     request: HttpRequest | None,
     *,
     after_commit: bool = True,
-) -> bool:
-    """False if it already was."""
-    row = row_of(account)
+) -> tuple[bool, datetime | None]:
+    """Whether the account was in the queryset ``row`` and connected; when its access token ends."""
     with transaction.atomic(using=database()):
         # First of all, so that only one caller goes on, and what is read then stays as it is: the
         # token that is revoked is the one that a refresh has stored last.
         if not row.exclude(status=Status.DISCONNECTED).update(**_ended(reason)):
-            return False
+            return False, None
         account.refresh_from_db(using=database())
+        access_ends_at = account.access_token_expires_at
         keep_for_revocation(account, after_commit=after_commit)
         row.update(**NO_TOKENS)
         account.take_stored(NO_TOKENS)
         record_disconnect(account, reason)
         send_signal(account_revoked, account, reason=reason, request=request)
-    return True
+    return True, access_ends_at
 
 
 def _ended(reason: Reason) -> dict[str, Any]:

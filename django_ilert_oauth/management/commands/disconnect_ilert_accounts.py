@@ -71,7 +71,12 @@ class Command(AccountsCommand):
         if options["interactive"]:
             self._ask(due.count())
         with acting(By.COMMAND), stopped_by_signals() as (stop, received):
-            result = flows.disconnect_many(due, reason=Reason(options["reason"]), stop=stop)
+            result = flows.disconnect_many(
+                due,
+                reason=Reason(options["reason"]),
+                stop=stop,
+                connected_before=options["connected_before"],
+            )
             flows.revoke_pending(per_minute=options["per_minute"], stop=stop)
         waiting = pending_revocations().filter(account_uuid__in=chosen.values("uuid"))
         names = {pending.pk: str(pending) for pending in in_pages(waiting)}
