@@ -476,13 +476,14 @@ def locked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """The row is, for so many tries to take its lease; then something happens to it."""
 
     def lock(account: ConnectedAccount, tries: int = 1, then: Callable[[], object] = bool) -> None:
-        left = iter(range(tries))
+        left = iter(reversed(range(tries)))
 
         def try_to_take(snapshot: Snapshot) -> Lease | None:
-            if snapshot.account == account and next(left, None) is not None:
+            if snapshot.account != account or (tries_left := next(left, None)) is None:
+                return take_lease(snapshot)
+            if tries_left == 0:
                 then()
-                return None
-            return take_lease(snapshot)
+            return None
 
         monkeypatch.setattr(refresh, "take_lease", try_to_take)
 
@@ -507,12 +508,17 @@ def test_a_row_that_is_still_locked_then_is_a_failure(
     assert refresh_all() == flows.BulkResult(refreshed=1, failures={first.pk: "row_locked"})
 
 
+@pytest.mark.parametrize("tries", [1, 2])
 @pytest.mark.parametrize("then", [flows.refresh, forget])
 def test_a_row_that_another_caller_had_locked_to_refresh_or_delete_it_is_skipped(
-    people: People, ilert: StandIn, locked: Callable[..., None], then: Callable[..., Any]
+    people: People,
+    ilert: StandIn,
+    locked: Callable[..., None],
+    then: Callable[..., Any],
+    tries: int,
 ) -> None:
     first, _second = people(2)
-    locked(first, then=lambda: then(ConnectedAccount.objects.get(pk=first.pk)))
+    locked(first, tries, then=lambda: then(ConnectedAccount.objects.get(pk=first.pk)))
     assert refresh_all() == flows.BulkResult(refreshed=1, skipped=1)
     assert set(asked(ilert).values()) == {1}
 

@@ -138,13 +138,13 @@ class _Refreshing(Run[BulkResult]):
     def _without_lease(self, snapshot: Snapshot) -> Outcome | None:
         """Another caller has it; or the row is locked, and is looked at again at the end."""
         account = snapshot.account
-        if account.pk in self._put_last:
-            error = IlertUnavailableError("The row is locked.", code="row_locked")
-            return Outcome(error=error)
         snapshots = read_snapshots([account.pk])
         if not snapshots:
             self._result.skipped += 1
         elif self._is_eligible(snapshots[0]):
+            if account.pk in self._put_last:
+                error = IlertUnavailableError("The row is locked.", code="row_locked")
+                return Outcome(error=error)
             self._put_last.add(account.pk)
             self._queue.put_last(account)
             if self._left is not None:
