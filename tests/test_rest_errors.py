@@ -12,7 +12,7 @@ import pytest
 import requests
 from django.contrib.auth.models import User
 
-from django_ilert_oauth.exceptions import IlertHTTPError, IlertScopeError
+from django_ilert_oauth.exceptions import IlertHTTPError, IlertPlanError, IlertScopeError
 from django_ilert_oauth.session import IlertSession
 from django_ilert_oauth.testing import FakeIlert, connected_account
 from ilert_standin import Fault, StandIn, serve
@@ -57,6 +57,11 @@ def test_the_text_of_an_error_tells_no_more_than_where_it_came_from(
     fake_ilert.answer("GET", PATH, status=400, json=body, headers={"correlation-id": ""})
     error = error_of(session, params={"name": "private"})
     assert str(error) == f"ilert responded with 400 BAD_REQUEST to GET {PATH}"
+
+
+def test_a_402_is_about_the_plan(session: IlertSession, fake_ilert: FakeIlert) -> None:
+    fake_ilert.answer("GET", PATH, status=402, json={"code": "FEATURE_REQUIRED"})
+    assert type(error_of(session)) is IlertPlanError
 
 
 @pytest.mark.parametrize("status", [200, 204, 304, 600])
