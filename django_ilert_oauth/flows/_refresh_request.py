@@ -146,7 +146,8 @@ def _start(lease: Lease, client: IlertClient) -> Future[TokenResponse]:
 
 
 def _settle(lease: Lease, requester: Requester, request: Future[TokenResponse]) -> Steps[Outcome]:
-    yield request
+    if not request.done():
+        yield request
     try:
         tokens = request.result()
     except IlertOAuthError as error:

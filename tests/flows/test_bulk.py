@@ -456,6 +456,7 @@ def test_a_time_limit_ends_a_run_once_the_requests_under_way_are_stored(
 
     def strike(execute: Any, sql: str, *args: Any) -> Any:
         if "UPDATE" in sql and next(updates) == number:
+            time.sleep(0.1)  # for the other response, which could make room for a new request
             time_limit()
         return execute(sql, *args)
 
