@@ -49,6 +49,11 @@ def test_a_rate_limit_is_waited_out_for_a_second_at_least() -> None:
     assert waits(response(429, asked="0")) == [1]
 
 
+def test_where_ilert_asks_for_no_time_a_rate_limit_is_waited_out_for_what_is_left() -> None:
+    assert waits(response(429), max_wait=20) == [20]
+    assert waits(response(429), max_wait=9) == [None]
+
+
 def test_a_gateway_is_given_the_time_that_it_asks_for() -> None:
     assert waits(response(503, asked="7"), response(503, asked="1")) == [7, 2]
 
