@@ -70,8 +70,8 @@ _BY_CODE: dict[str, StrOrPromise] = {
         "shown as connected here, please connect again."
     ),
     "read_only": _(
-        "This is a copy of the site. Nothing can be connected here, so that the site itself keeps "
-        "its access."
+        "This is a copy of the site. Nothing is connected or refreshed here, so that the site "
+        "itself keeps its access."
     ),
     "rate_limited": RATE_LIMITED,
     "server_error": SERVER_ERROR,

@@ -7,14 +7,17 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
 
 from django_ilert_oauth import flows
+from django_ilert_oauth.admin import actions
 from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from ilert_standin import StandIn
+from tests.support.celery_app import memory_app, raw_messages
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -80,3 +83,24 @@ def test_the_admin_has_a_banner(account: ConnectedAccount, client: Client, path:
     client.force_login(User.objects.create_superuser("admin"))
     url = f"/admin/ilert_oauth/connectedaccount/{path.format(pk=account.pk)}"
     assert b"ILERT_OAUTH_READ_ONLY is on" in client.get(url).content
+
+
+@pytest.mark.parametrize("max_accounts", [1, 0], ids=["at_once", "by_the_queue"])
+@pytest.mark.parametrize("action", ["refresh_accounts", "check_accounts"])
+def test_an_action_of_the_admin_says_why_it_does_nothing(
+    account: ConnectedAccount,
+    client: Client,
+    ilert: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+    max_accounts: int,
+) -> None:
+    monkeypatch.setattr(actions, "MAX_ACCOUNTS", max_accounts)
+    client.force_login(User.objects.create_superuser("admin"))
+    form = {"action": action, "_selected_action": account.pk, "post": "yes", "count": 1}
+    with memory_app() as app:
+        page = client.post("/admin/ilert_oauth/connectedaccount/", form, follow=True)
+        assert raw_messages(app) == []
+    [why, _banner] = map(str, page.context["messages"])
+    assert why.startswith("This is a copy of the site. Nothing is connected or refreshed here")
+    assert (ilert.requests, LogEntry.objects.count()) == ([], 0)

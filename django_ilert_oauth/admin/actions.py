@@ -21,6 +21,9 @@ from django.utils.translation import gettext_lazy as _
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.conf import conf
+from django_ilert_oauth.error_messages import explain
+from django_ilert_oauth.exceptions import IlertOAuthError
+from django_ilert_oauth.flows._client import require_writable
 from django_ilert_oauth.internal.rows import account_rows, database
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 
@@ -71,11 +74,17 @@ class Action:
             skipped = chosen.count() - count
             return self._ask(admin, request, eligible, queue, count=count, skipped=skipped)
         else:
-            accounts = list(eligible.select_related("user").order_by("pk"))
-            outcomes = self._hand_over(queue, accounts) if queue else self.run(request, accounts)
-            outcomes.show(request)
-            outcomes.log(request)
+            self._do(request, list(eligible.select_related("user").order_by("pk")), queue)
         return HttpResponseRedirect(_return_url(admin, request))
+
+    def _do(self, request: HttpRequest, accounts: list[ConnectedAccount], queue: Any) -> None:
+        try:
+            outcomes = self._hand_over(queue, accounts) if queue else self.run(request, accounts)
+        except IlertOAuthError as error:  # of the site, as on a copy that is read-only
+            messages.error(request, explain(error))
+            return
+        outcomes.show(request)
+        outcomes.log(request)
 
     def _is_confirmed(self, request: HttpRequest, count: int, queue: Any) -> bool:
         """In the background, for as many as the page has told: their keys are not sent along."""
@@ -84,6 +93,7 @@ class Action:
         return "post" in request.POST and is_possible
 
     def _hand_over(self, queue: Any, accounts: list[ConnectedAccount]) -> Outcomes:
+        require_writable()
         queue.enqueue(self.name, [account.pk for account in accounts])
         entry = gettext("%(action)s: handed to the background") % {"action": self.title}
         return Outcomes(Success(self.in_background, entry), done=accounts)
