@@ -108,15 +108,27 @@ def _slots_of(accounts: ConnectedAccountQuerySet) -> Iterator[Slot]:
         yield Slot(pk, number * gap, patience)
 
 
-def requests_left(accounts: ConnectedAccountQuerySet) -> int | None:
+def without_retries(accounts: ConnectedAccountQuerySet) -> ConnectedAccountQuerySet:
+    """Less those that have just failed, which are asked again by messages of their own."""
+    return accounts.exclude(_failed_just_now())
+
+
+def to_be_retried(accounts: ConnectedAccountQuerySet) -> ConnectedAccountQuerySet:
+    """Those that have just failed; without a key there is no request to repeat."""
+    return accounts.filter(_failed_just_now()).exclude(last_error=TokenDecryptionError.code)
+
+
+def requests_left(accounts: ConnectedAccountQuerySet, *, has_retries: bool = True) -> int | None:
     """How many refreshes the rate limit leaves for the next minute; None where there is none.
 
     Of the accounts that are due, those that have just failed are asked again by their own messages,
-    at most once a minute: one request fewer for each, as for each revocation.
+    where the queue has such, at most once a minute: one request fewer for each, as for each
+    revocation.
     """
     if not conf.requests_per_minute:
         return None
-    return max(conf.requests_per_minute - _retrying(accounts) - _revocations(), 0)
+    retries = to_be_retried(accounts).count() if has_retries else 0
+    return max(conf.requests_per_minute - retries - _revocations(), 0)
 
 
 def refresh(pk: Any, retries: int) -> Attempt:
@@ -124,7 +136,7 @@ def refresh(pk: Any, retries: int) -> Attempt:
 
     Only what is transient is tried again; the flows have noted the others and sent their signals.
     """
-    still_due = due() if retries else due().exclude(_failed_just_now())
+    still_due = due() if retries else without_retries(due())
     account = still_due.filter(pk=pk).first()
     if account is None:
         return Attempt("not_due")
@@ -237,18 +249,13 @@ def _failed_just_now() -> Q:
     return Q(last_error_at__gt=timezone.now() - FAILURE_PAUSE)
 
 
-def _retrying(accounts: ConnectedAccountQuerySet) -> int:
-    """How many requests of retries one minute can have; without a key there is none."""
-    return accounts.filter(_failed_just_now()).exclude(last_error=TokenDecryptionError.code).count()
-
-
 def _revocations() -> int:
     return due_revocations()[:MAX_REVOCATIONS].count()
 
 
 def _next_pks(accounts: ConnectedAccountQuerySet, limit: int | None) -> Iterator[Any]:
     """Streams the keys, those that have failed before last, so that they hold up nobody."""
-    ready = accounts.exclude(_failed_just_now()).unleased()
+    ready = without_retries(accounts).unleased()
     healthy_first = F("last_error_at").asc(nulls_first=True)
     rows = ready.order_by(healthy_first, "access_token_expires_at", "pk")
     return rows.values_list("pk", flat=True)[:limit].iterator(chunk_size=500)
