@@ -174,18 +174,53 @@ class Router:
 def test_a_site_may_have_its_own_kind_of_key_and_keep_all_in_a_second_database(
     tmp_path: Path,
 ) -> None:
+    described = describe_site(tmp_path, OTHER_SETTINGS)
+    assert described["default_auto_field"] == "django.db.models.AutoField"
+    assert described["migrations_missing"] is False
+    assert described["tables"]["default"] == ["django_migrations"]
+    people = {"auth_user", "ilert_oauth_connectedaccount"}
+    assert people <= set(described["tables"]["people"])
+
+
+WITHOUT_ADMIN = """
+import sys
+sys.modules["django.contrib.admin"] = None  # an error for whatever imports it
+INSTALLED_APPS = [  # the last brings the admin along
+    app for app in INSTALLED_APPS if app not in ("django.contrib.admin", "django_tasks_db")
+]
+ROOT_URLCONF = "other_urls"
+"""
+OTHER_URLS = """
+from django.contrib.auth.views import LoginView
+from django.urls import include, path
+
+urlpatterns = [
+    path("login/", LoginView.as_view(template_name="login.html"), name="login"),
+    path("ilert/", include("django_ilert_oauth.urls")),
+]
+"""
+
+
+def test_a_site_may_have_no_admin(tmp_path: Path) -> None:
+    (tmp_path / "other_urls.py").write_text(OTHER_URLS)
+    described = describe_site(tmp_path, WITHOUT_ADMIN)
+    assert "ilert_oauth_connectedaccount" in described["tables"]["default"]
+    assert "django_admin_log" not in described["tables"]["default"]
+
+
+def describe_site(folder: Path, more_settings: str) -> dict[str, Any]:
     """In a process of its own, which says what became of the site once a user has been there."""
     start = f"""
 from pathlib import Path
 from tests.settings import *
-FOLDER = Path({str(tmp_path)!r})
+FOLDER = Path({str(folder)!r})
 ALLOWED_HOSTS = ["127.0.0.1"]
 DATABASES = {{
     "default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": FOLDER / "default.sqlite3"}}
 }}
 """
-    (tmp_path / "other_settings.py").write_text(start + OTHER_SETTINGS)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "example_project"), str(tmp_path)])
+    (folder / "other_settings.py").write_text(start + more_settings)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "example_project"), str(folder)])
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.support.programs.other_site"],
         env=os.environ | {"DJANGO_SETTINGS_MODULE": "other_settings", "PYTHONPATH": path},
@@ -194,9 +229,5 @@ DATABASES = {{
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    described = json.loads(done.stdout)
-    assert described["default_auto_field"] == "django.db.models.AutoField"
-    assert described["migrations_missing"] is False
-    assert described["tables"]["default"] == ["django_migrations"]
-    people = {"auth_user", "ilert_oauth_connectedaccount"}
-    assert people <= set(described["tables"]["people"])
+    described: dict[str, Any] = json.loads(done.stdout)
+    return described
