@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from io import StringIO
 
 import pytest
@@ -12,6 +13,7 @@ from django.core.management import call_command, execute_from_command_line
 from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory, spoil
+from tests.support import docs
 
 COMMANDS = [
     ["refresh_ilert_tokens", "--force", "--within=2h"],
@@ -20,6 +22,7 @@ COMMANDS = [
     ["disconnect_ilert_accounts", "--all", "--no-input"],
     ["ilert_health", "--max-overdue=0s"],
 ]
+REFERENCE = "docs/reference/commands"
 LISTING = ["refresh_ilert_tokens", "check_ilert_accounts", "disconnect_ilert_accounts"]
 
 
@@ -57,6 +60,7 @@ def test_a_dry_run_lists_the_same_as_text_and_as_json_and_does_nothing(
     choice = ["--all"] if name == "disconnect_ilert_accounts" else []
     [listed, text] = run(name, "--dry-run", *choice).splitlines()
     told = json.loads(run(name, "--dry-run", "--json", *choice))
+    assert {f"``{key}``" for key in told} <= set(re.findall("``[a-z_]+``", docs.text(REFERENCE)))
     [(words, count), (_, accounts)] = told.items()
     assert listed == f"{account.pk}  grace @ acme"
     assert text == f"{count} {words.replace('_', ' ')}; nothing was done."

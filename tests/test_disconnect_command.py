@@ -121,6 +121,8 @@ def test_what_ilert_has_not_confirmed_is_named_and_a_second_run_goes_on(
     done = run("--all")
     assert done.out == "1 disconnected, 0 failed, 1 still to be revoked.\n"
     assert (done.err, done.code) == ("ilert has not confirmed yet: grace @ acme\n", 1)
+    told = json.loads(run("--all", "--json").out)
+    assert told["revocations"] == {str(PendingRevocation.objects.get().pk): "grace @ acme"}
     PendingRevocation.objects.update(next_attempt_at=None)
     again = run("--all")
     assert again.out.startswith("0 disconnected, 0 failed, 0 still to be revoked.\n")
