@@ -17,6 +17,7 @@ from django.utils import timezone
 from django_ilert_oauth.internal import crypto
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from django_ilert_oauth.oauth.secret import Secret
+from tests.support import docs
 
 APP = "ilert_oauth"
 FIRST = "0001_initial"
@@ -85,3 +86,16 @@ def test_every_migration_can_be_taken_back_with_rows_in_the_tables_and_made_agai
 
     call_command("migrate", APP, verbosity=0)
     assert not ConnectedAccount.objects.exists()
+
+
+@pytest.mark.django_db
+def test_the_statement_of_the_guide_for_postgresql_is_understood() -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("another database")
+    [statement] = docs.blocks("sql", "docs/guides/databases")
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        cursor.execute(
+            "SELECT reloptions FROM pg_class WHERE relname = %s", [ConnectedAccount._meta.db_table]
+        )
+        assert cursor.fetchone() == (["autovacuum_vacuum_scale_factor=0.01"],)
