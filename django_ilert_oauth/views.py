@@ -81,6 +81,8 @@ def accounts(request: HttpRequest) -> HttpResponse:
         "manageable": manageable,
         "chosen": account_selection.chosen(request, usable) if len(usable) > 1 else None,
         "next_url": next_url,
+        # For pages that lead back to this one, which then still has its Back.
+        "page_url": _accounts_url(request, next_url) if next_url else "",
         "connect_url": connect_url(request, next_url=next_url),
     }
     return render(request, "ilert_oauth/accounts.html", context)

@@ -1027,6 +1027,25 @@ def test_the_disconnect_page_keeps_its_next(browser: Client, account: ConnectedA
     assert '<a href="/settings/">Back</a>' in page
 
 
+@pytest.mark.parametrize("name", ["Disconnect", "Choose another"])
+def test_links_of_the_accounts_page_lead_back_to_it_with_its_next(
+    browser: Client, account: ConnectedAccount, make_account: AccountFactory, name: str
+) -> None:
+    make_account(username="heidi")
+    browser.post("/ilert/choose/", {"account": account.pk})
+    here = f"{ACCOUNTS}?next=%2Fsettings%2F"
+    [link, *_others] = [it for it in Page.of(browser.get(here)).all("a") if it.text == name]
+    page = Page.of(browser.get(link.attributes["href"]))
+    [field] = [it for it in page.all("input") if it.attributes.get("name") == "next"]
+    assert field.attributes["value"] == here
+
+
+def test_the_choice_page_hands_its_next_on(browser: Client, account: ConnectedAccount) -> None:
+    page = Page.of(browser.get("/ilert/choose/?next=/settings/"))
+    [link] = [it for it in page.all("a") if it.text == "Your ilert accounts"]
+    assert link.attributes["href"] == f"{ACCOUNTS}?next=%2Fsettings%2F"
+
+
 def test_a_page_that_is_disconnected_already_leads_back(
     browser: Client, make_account: AccountFactory
 ) -> None:
