@@ -6,10 +6,12 @@ import threading
 from argparse import ArgumentTypeError
 from datetime import datetime, timedelta
 from functools import partial
+from io import StringIO
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group, User
+from django.core.management import call_command
 from django.db import OperationalError, connections
 from django.utils import timezone
 
@@ -100,10 +102,21 @@ def test_on_a_terminal_the_word_yes_is_asked_for(
     account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, reply: str, names: list[str]
 ) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-    monkeypatch.setattr("builtins.input", lambda prompt: reply)
+    monkeypatch.setattr("builtins.input", lambda: reply)
     done = run("--all", asks=True)
     assert done.err.startswith("1 to be disconnected; ")
     assert (disconnected(), done.failure) == (names, "" if names else "Nothing was done.")
+
+
+def test_the_question_is_no_part_of_the_json(
+    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", StringIO("yes\n"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    call_command("disconnect_ilert_accounts", "--all", "--json")
+    written = capsys.readouterr()
+    assert json.loads(written.out)["disconnected"] == 1
+    assert written.err.endswith("Type yes to go on: ")
 
 
 def test_where_nobody_can_be_asked_it_must_be_said_that_nobody_is(

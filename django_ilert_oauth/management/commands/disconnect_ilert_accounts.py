@@ -105,7 +105,10 @@ class Command(AccountsCommand):
         if not sys.stdin.isatty():
             raise CommandError("There is no terminal to ask on: pass --no-input.")
         self.stderr.write(f"{count} to be {self.participle}; their users have to connect again.")
-        if input("Type yes to go on: ") != "yes":
+        # Not as the prompt of input(): that is written to where the JSON goes.
+        sys.stderr.write("Type yes to go on: ")
+        sys.stderr.flush()
+        if input() != "yes":
             raise CommandError("Nothing was done.")
 
     def _report(
