@@ -274,7 +274,7 @@ def test_a_page_that_is_named_exists() -> None:
 def test_a_file_that_is_named_exists() -> None:
     for name in named(r"\bilert_oauth/\w+\.\w+"):
         assert (PACKAGE / ("templates" if name.endswith(".html") else "static") / name).is_file()
-    paths = named(r"(?<![\w-])(?:tests|docs|django_ilert_oauth)/[\w/.]+\w")
+    paths = named(r"(?<![\w-])(?:tests|docs|django_ilert_oauth)/[\w/.-]+\w")
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 

@@ -18,12 +18,7 @@ PUBLIC = LISTED | {
 }
 #: Defined beside the public ones, for the package itself.
 INTERNAL = {
-    f"{PACKAGE}.models": {
-        "AuthorizationRequest",
-        "LastRun",
-        "PendingRevocation",
-        "configured_client_id",
-    },
+    f"{PACKAGE}.models": {"AuthorizationRequest", "LastRun", "configured_client_id"},
     f"{PACKAGE}.tasks": {"enqueue", "has_workers", "run_action"},
 }
 
