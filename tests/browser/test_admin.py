@@ -97,6 +97,20 @@ def test_what_failed_last_is_seen_without_scrolling(
     window.open(f"{ADMIN}?q={owner}")
     window.take_picture("admin-list")
     assert window.box_of("th.column-last_error")["right"] <= window.box_of(".results")["right"]
+    for name in ("account", "user"):
+        assert window.style_of(f".field-{name}", "white-space") == "nowrap"
+
+
+def test_disconnect_looks_like_delete(
+    window: Window, administrator: User, account: ConnectedAccount
+) -> None:
+    window.open(f"{ADMIN}{account.pk}/change/")
+    red = window.style_of("a.deletelink", "background-color")
+    buttons = ".ilert-disconnect_accounts button", ".ilert-refresh_accounts button"
+    colours = [window.style_of(button, "background-color") for button in buttons]
+    assert [colour == red for colour in colours] == [True, False]
+    window.press("Disconnect")
+    assert window.style_of("input.ilert-disconnect_accounts", "background-color") == red
 
 
 def test_the_bar_of_dates_has_one_caption(

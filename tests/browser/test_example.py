@@ -67,3 +67,7 @@ def test_each_page_of_the_stand_in_is_accessible(
         window.press(name)
         assert window.violations() == []
         assert (window.brightness < 0.2) is is_dark
+    colours = [
+        window.control(name).value_of_css_property("background-color") for name in ("Allow", "Deny")
+    ]
+    assert colours[0] != colours[1]

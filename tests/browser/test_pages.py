@@ -146,6 +146,23 @@ def test_a_field_that_is_wrong_looks_wrong(window: Window, person: User) -> None
     )
 
 
+def test_accounts_to_choose_from_are_rows_and_the_current_one_is_marked(
+    window: Window, person: User, example: Example
+) -> None:
+    for name in ("grace", "ada"):
+        make_up_account(example, person, username=name)
+    window.open("/ilert/choose/")
+    assert window.box_of(".ilert-choice")["width"] == window.box_of(".ilert-card form")["width"]
+    window.press("ada @ acme Grace Demo")
+    window.open("/ilert/choose/")
+    border = {
+        name: window.style_of(f"button[value='{pk}']", "border-top-width")
+        for name, pk in person.ilert_accounts.values_list("username", "pk")
+    }
+    assert border == {"grace": "1px", "ada": "2px"}
+    assert window.control("ada @ acme Grace Demo chosen now")
+
+
 PAGES = ["home", "accounts", "nothing", "connect", "more", "less", "choose", "disconnect", "create"]
 
 
