@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from django_ilert_oauth import flows
+from django_ilert_oauth import flows, tasks
 from django_ilert_oauth.admin import actions
 from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
@@ -76,6 +76,14 @@ def test_commands_say_why_they_do_nothing(account: ConnectedAccount, command: st
         call_command(command, *options, stdout=StringIO())
     assert caught.value.returncode == 2
     assert ConnectedAccount.objects.connected().exists()
+
+
+def test_beat_queues_nothing(account: ConnectedAccount, ilert: StandIn) -> None:
+    ConnectedAccount.objects.update(access_token_expires_at=None)
+    with memory_app() as app:
+        with pytest.raises(IlertUnavailableError, match="ILERT_OAUTH_READ_ONLY is on"):
+            tasks.refresh_expiring_tokens()
+        assert raw_messages(app) == []
 
 
 @pytest.mark.parametrize("path", ["", "{pk}/change/"])

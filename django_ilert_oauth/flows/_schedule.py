@@ -36,6 +36,7 @@ from ._bulk.credential_guard import MIN_INVALID_GRANTS, credentials_seem_wrong
 from ._bulk.refresh import refresh_many
 from ._bulk.revocations import RevocationResult, revoke_pending
 from ._bulk.runner import DATABASE_PATIENCE, MAX_PAUSE
+from ._client import require_writable
 from ._disconnect import disconnect_many
 from ._refresh import refresh as refresh_now
 from ._revocation import due_revocations
@@ -92,6 +93,7 @@ def slots() -> Iterator[Slot]:
     to be wrong; the others at its ilert share the rate limit, which counts the requests of an
     address.
     """
+    require_writable()
     client_ids: dict[str, list[str]] = {}
     for (api_url, client_id), client in conf.client_keys().items():
         if not credentials_seem_wrong(client) or _prove_credentials(client):
