@@ -36,7 +36,7 @@ from django_ilert_oauth.conf import NAMES, conf
 from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.internal import crypto, scopes
 from django_ilert_oauth.internal.setting_values import PREFIX
-from django_ilert_oauth.models import ConnectedAccount, Reason, Status
+from django_ilert_oauth.models import AccountEvent, ConnectedAccount, LastRun, Reason, Status
 from django_ilert_oauth.oauth.client import CURRENT_USER_PATH
 from django_ilert_oauth.templatetags.ilert_oauth import register
 from django_ilert_oauth.testing._rest_rules import RESOURCES
@@ -229,6 +229,10 @@ def test_each_value_of_a_choice_is_described() -> None:
         described = docs.rows(f"Value of {choices.__name__}")
         names = {choice.value: choice.name for choice in choices}
         assert {value: row[0] for value, row in described.items()} == names
+    assert list(docs.rows("event.kind")) == AccountEvent.Kind.values
+    [by], [run] = docs.rows("Field of AccountEvent")["by"], docs.rows("Field of LastRun")["kind"]
+    assert [value for value in AccountEvent.By.values if value not in by] == []
+    assert [value for value in LastRun.Kind.values if value not in run] == []
 
 
 def test_each_template_and_tag_is_described() -> None:
