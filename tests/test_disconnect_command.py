@@ -97,6 +97,11 @@ def test_what_is_to_be_disconnected_must_be_said_and_unmistakably() -> None:
     assert disconnected() == []
 
 
+@pytest.mark.usefixtures("account")
+def test_a_mistyped_name_is_told_and_not_taken_for_nothing_to_do() -> None:
+    assert run("--tenant=amce").failure == "No account meets these conditions: check the names."
+
+
 @pytest.mark.parametrize(("reply", "names"), [("yes", ["grace"]), ("y", [])])
 def test_on_a_terminal_the_word_yes_is_asked_for(
     account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, reply: str, names: list[str]

@@ -99,7 +99,10 @@ class Command(AccountsCommand):
                 "Choose accounts with --tenant, --user, --client, --connected-before or --account, "
                 "or pass --all alone."
             )
-        return self.chosen(options["account"]).filter(**conditions)
+        accounts = self.chosen(options["account"]).filter(**conditions)
+        if conditions and not accounts.exists():
+            raise CommandError("No account meets these conditions: check the names.")
+        return accounts
 
     def _ask(self, count: int) -> None:
         if not sys.stdin.isatty():
