@@ -41,7 +41,7 @@ def acting(by: AccountEvent.By) -> Iterator[None]:
 
 
 def record(account: ConnectedAccount, kind: str, by: str = "", code: str = "") -> None:
-    """Never fails: a grant matters more than its history."""
+    """Fails only with the caller's transaction: a grant matters more than its history."""
     reference = secrets.token_hex(4)
     logger.info("Account %s: %s %s (reference %s)", account.pk, kind, code, reference)
     facts = {"kind": kind, "by": _actor.get() or by, "code": code, "reference": reference}
@@ -52,6 +52,10 @@ def record(account: ConnectedAccount, kind: str, by: str = "", code: str = "") -
                 account_uuid=account.uuid, client_id=account.client_id, **facts
             )
     except DATABASE_ERRORS as error:
+        in_transaction = transaction.get_connection(database()).in_atomic_block
+        if in_transaction and transaction.get_rollback(database()):
+            # Even the savepoint is lost. Django would roll back the rest without a word.
+            raise
         logger.warning(
             "An event was not written: %s (reference %s)", type(error).__name__, reference
         )

@@ -11,7 +11,7 @@ import pytest
 from django.contrib import admin
 from django.contrib.auth.models import User
 from django.core.management import call_command
-from django.db import transaction
+from django.db import OperationalError, connection, transaction
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
@@ -178,6 +178,19 @@ def test_an_event_that_cannot_be_written_costs_no_grant(
     assert history() == []
     assert "An event was not written: DatabaseError" in caplog.text
     assert "the words of the database" not in caplog.text
+
+
+def test_a_transaction_that_is_lost_with_an_event_is_begun_again(
+    account: ConnectedAccount, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(sid: str) -> None:
+        raise OperationalError("the savepoint has gone with the connection")
+
+    monkeypatch.setattr(connection, "savepoint_rollback", fail)
+    with failing_statements("INSERT", "accountevent", error=OperationalError, times=1):
+        flows.disconnect(account)
+    assert ConnectedAccount.objects.get().status == Status.DISCONNECTED
+    assert ilert.live_refresh_tokens("acme", "grace") == 0
 
 
 @each_way_to_run
