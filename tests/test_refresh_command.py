@@ -41,6 +41,7 @@ from tests.support.live_accounts import counting_alive
 from tests.support.other_callers import LEASE_MS
 from tests.support.own_signals import ignore, strike
 from tests.support.request_monitor import RequestMonitor
+from tests.support.statements import failing_statements
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -465,6 +466,15 @@ def test_a_run_that_stopped_early_sends_the_pending_revocations_all_the_same(
     ilert.add_fault("token", Fault(drop=True), times=None)
     assert Run("--per-minute=0").code == 2
     assert PendingRevocation.objects.count() == 0
+
+
+def test_a_database_that_fails_when_revocations_are_sent_costs_no_summary(people: People) -> None:
+    people(2)
+    with failing_statements("SELECT", "pendingrevocation", error=OperationalError):
+        run = Run("--json")
+    told = json.loads(run.out)
+    assert (told["refreshed"], told["stopped"], run.code) == (2, "database", 2)
+    assert "The database failed" in run.failure
 
 
 # Signals

@@ -24,6 +24,7 @@ from ._history import Kind, record, record_disconnect
 from ._lease import NO_LEASE
 from ._revocation import keep_for_revocation
 from ._signals import send_signal
+from ._storing import from_database
 from ._transactions import retry_transaction
 
 NO_TOKENS: dict[str, Any] = {
@@ -88,8 +89,8 @@ def disconnect_many(
     stop = stop or threading.Event()
     conditions = {"connected_at__lt": connected_before} if connected_before else {}
     result = DisconnectResult()
-    queue = AccountQueue(queryset)
-    while not stop.is_set() and (snapshot := queue.next()) is not None:
+    queue = from_database(partial(AccountQueue, queryset))
+    while not stop.is_set() and (snapshot := from_database(queue.next)) is not None:
         try:
             row = row_of(snapshot.account).filter(**conditions)
             end = partial(_disconnect, row, snapshot.account, reason, None, after_commit=False)

@@ -11,7 +11,6 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, NamedTuple
 
 from django.db.models import F, Q
@@ -29,20 +28,19 @@ from django_ilert_oauth.internal.rows import account_rows, database
 from django_ilert_oauth.models import ConnectedAccountQuerySet, LastRun, Reason
 from django_ilert_oauth.models.account import CLOCK_TOLERANCE
 from django_ilert_oauth.models.queryset import DUE_WITHIN
-from django_ilert_oauth.oauth.transport import clock
 
 from ._bulk.check import check_many
 from ._bulk.credential_guard import MIN_INVALID_GRANTS, credentials_seem_wrong
 from ._bulk.refresh import refresh_many
 from ._bulk.revocations import RevocationResult, revoke_pending
-from ._bulk.runner import DATABASE_PATIENCE, MAX_PAUSE
+from ._bulk.runner import MAX_PAUSE
 from ._client import require_writable
 from ._disconnect import disconnect_many
 from ._refresh import refresh as refresh_now
 from ._revocation import due_revocations
 from ._runs import finish_refreshing
-from ._steps import is_interrupt, run_now
-from ._storing import DATABASE_ERRORS, retrying
+from ._steps import is_interrupt
+from ._storing import DATABASE_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -212,8 +210,7 @@ def chosen_now() -> str:
 
 
 def _disconnect(accounts: ConnectedAccountQuerySet) -> str:
-    disconnect = partial(disconnect_many, accounts, reason=Reason.ADMIN)
-    result = run_now(retrying(disconnect, clock() + DATABASE_PATIENCE))
+    result = disconnect_many(accounts, reason=Reason.ADMIN)
     if result.failures:
         logger.error("Accounts not disconnected, as the database failed: %s", list(result.failures))
     revoke_pending(limit=MAX_CHOSEN)

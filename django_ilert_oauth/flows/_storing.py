@@ -24,7 +24,7 @@ from django_ilert_oauth.oauth.secret import Secret
 from django_ilert_oauth.oauth.transport import clock
 
 from ._lease import STORING_SECONDS, Lease
-from ._steps import Steps
+from ._steps import Steps, run_now
 
 T = TypeVar("T")
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 DATABASE_ERRORS = (DatabaseError, InterfaceError)
 #: Seconds from one attempt to the next.
 PAUSE = 0.2
+#: Seconds that a run waits for a database that fails before a request is made.
+DATABASE_PATIENCE = 30.0
 
 #: The attempts of this process that have failed and go on.
 _failing: set[object] = set()
@@ -83,6 +85,11 @@ def retrying(call: Callable[[], T], until: float, *, writes: bool = False) -> St
             yield PAUSE
     finally:
         _failing.discard(attempt)
+
+
+def from_database(call: Callable[[], T]) -> T:
+    """What a run reads or notes beside its requests: a connection that was cut costs it nothing."""
+    return run_now(retrying(call, clock() + DATABASE_PATIENCE))
 
 
 def write(

@@ -13,8 +13,8 @@ from django.utils import timezone
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import IlertRejectedError
-from django_ilert_oauth.flows import _refresh_request
-from django_ilert_oauth.flows._bulk import credential_guard, runner
+from django_ilert_oauth.flows import _refresh_request, _storing
+from django_ilert_oauth.flows._bulk import credential_guard
 from django_ilert_oauth.flows._lease import reload, take_lease
 from django_ilert_oauth.flows._steps import run_now
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
@@ -164,7 +164,7 @@ def test_more_refusals_than_a_page_are_believed(
 def test_a_database_that_fails_when_refusals_are_believed_ends_the_run(
     people: People, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "DATABASE_PATIENCE", 0.1)
+    monkeypatch.setattr(_storing, "DATABASE_PATIENCE", 0.1)
     refused, _good, _never_asked = people(3)
     ilert.revoke_app("acme", refused.username)
     with failing_statements("UPDATE", "REVOKED_AT_ILERT", error=OperationalError):

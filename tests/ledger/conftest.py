@@ -12,7 +12,6 @@ from django.utils import timezone
 
 from django_ilert_oauth.flows import _lease, _storing
 from django_ilert_oauth.flows._bulk import refresh as bulk_refresh
-from django_ilert_oauth.flows._bulk import runner
 from django_ilert_oauth.models import ConnectedAccount, Status
 from django_ilert_oauth.testing import connected_account
 from ilert_standin import StandIn
@@ -69,7 +68,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     for module in (_lease, _storing):
         monkeypatch.setattr(module, "STORING_SECONDS", 1.0)
     monkeypatch.setattr(bulk_refresh, "DATABASE_PATIENCE", 1.0)
-    monkeypatch.setattr(runner, "DATABASE_PATIENCE", 1.0)
+    monkeypatch.setattr(_storing, "DATABASE_PATIENCE", 1.0)
     settings.ILERT_OAUTH_TIMEOUT = (0.5, 0.5)
 
 

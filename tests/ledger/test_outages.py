@@ -22,7 +22,7 @@ from django_ilert_oauth import flows
 from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.flows import _storing
 from django_ilert_oauth.flows._bulk import runner
-from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.models import ConnectedAccount, PendingRevocation
 from django_ilert_oauth.oauth import transport
 from django_ilert_oauth.oauth.secret import Secret
 from ilert_standin import Fault, StandIn
@@ -165,6 +165,48 @@ def test_a_connection_cut_during_the_command_costs_no_summary_and_no_revocation(
     assert (summary["refreshed"], summary["failed"], summary["stopped"]) == (30, 0, "")
     assert (summary["grants_revoked"], summary["revocations_pending"]) == (1, 0)
     assert lost(ilert) == []
+
+
+def leave(make_due: MakeDue, ilert: StandIn) -> dict[str, Any]:
+    for account in make_due(2):
+        ilert.add_fault("revoke", Fault(status=503))
+        flows.disconnect(account)
+    return {}
+
+
+def be_stolen(make_due: MakeDue, ilert: StandIn) -> dict[str, Any]:
+    make_due(2)
+    return {"all": True, "interactive": False}
+
+
+@pytest.mark.usefixtures("quick")
+@at_any_statement
+@pytest.mark.parametrize(
+    ("command", "prepare", "count_of_grants"),
+    [
+        ("refresh_ilert_tokens", leave, "grants_revoked"),
+        ("disconnect_ilert_accounts", be_stolen, "disconnected"),
+    ],
+)
+def test_a_connection_cut_at_any_statement_of_a_command_costs_no_summary_and_no_revocation(
+    proxy: TcpProxy,
+    make_due: MakeDue,
+    ilert: StandIn,
+    cut: Cut,
+    command: str,
+    prepare: Callable[[MakeDue, StandIn], dict[str, Any]],
+    count_of_grants: str,
+) -> None:
+    for number in count(1):
+        options, output = prepare(make_due, ilert), StringIO()
+        with before_statement(number, lambda: cut(proxy)) as statements:
+            call_command(command, json=True, per_minute=0, stdout=output, **options)
+        if len(statements) < number:
+            break
+        assert json.loads(output.getvalue())[count_of_grants] == 2
+        assert not PendingRevocation.objects.exists()
+        assert [ilert.live_refresh_tokens("acme", f"user-{n}") for n in range(2)] == [0, 0]
+        ConnectedAccount.objects.all().delete()
 
 
 # A process that lives long

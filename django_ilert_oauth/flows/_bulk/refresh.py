@@ -18,13 +18,13 @@ from django_ilert_oauth.exceptions import (
 from django_ilert_oauth.flows._lease import Snapshot, read_snapshots, take_lease
 from django_ilert_oauth.flows._refresh_request import Outcome, Requester, refresh_with_lease
 from django_ilert_oauth.flows._steps import Steps
-from django_ilert_oauth.flows._storing import retrying
+from django_ilert_oauth.flows._storing import DATABASE_PATIENCE, retrying
 from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet, Status
 from django_ilert_oauth.oauth.transport import clock
 
 from .account_queue import AccountQueue
 from .run_result import RunResult
-from .runner import DATABASE_PATIENCE, MAX_ATTEMPTS, Run
+from .runner import MAX_ATTEMPTS, Run
 
 
 @dataclass

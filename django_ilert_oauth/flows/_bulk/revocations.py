@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 
 from django.db.models import Q
@@ -26,6 +27,7 @@ from django_ilert_oauth.flows._revocation import (
     open_revocations,
     start,
 )
+from django_ilert_oauth.flows._storing import from_database
 from django_ilert_oauth.internal.rows import PAGE, in_pages
 from django_ilert_oauth.models import PendingRevocation
 from django_ilert_oauth.oauth.client import IlertClient
@@ -81,7 +83,7 @@ def revoke_pending(
     unreadable = list(failures.values()).count(TokenDecryptionError.code)
     return RevocationResult(
         revoked=revoked,
-        left=open_revocations().count(),
+        left=from_database(open_revocations().count),
         given_up=unreadable + len(ended),
         failures={**failures, **ended},
     )
@@ -91,14 +93,14 @@ def _in_turn(
     limiter: RateLimiter, stop: threading.Event, unresponsive: set[str]
 ) -> Iterator[PendingRevocation]:
     """Each when its time has come, without those at an unresponsive endpoint."""
-    while page := _next_page(unresponsive):
+    while page := from_database(partial(_next_page, unresponsive)):
         for pending in page:
             if pending.api_url in unresponsive:
                 continue
             if not limiter.wait(stop):
                 return
             # Meanwhile another run may have sent it, or ilert given the token again.
-            if is_kept(pending):
+            if from_database(partial(is_kept, pending)):
                 yield pending
 
 
@@ -111,10 +113,10 @@ def _revoke(pending: PendingRevocation, client: IlertClient) -> IlertOAuthError 
     """Where the endpoint does not respond, all that are due there wait as long."""
     error = error_of(start(pending, client))
     postponed = {"next_attempt_at": timezone.now() + _delay(pending)}
-    conclude(pending, error, **postponed)
+    from_database(partial(conclude, pending, error, **postponed))
     if error is not None and error.code in OUTAGE_CODES:
         others = due_revocations().filter(api_url=pending.api_url)
-        if count := others.update(**noted(error), **postponed):
+        if count := from_database(partial(others.update, **noted(error), **postponed)):
             logger.warning("%d more revocations wait for %s", count, pending.api_url)
     return error
 
@@ -131,7 +133,8 @@ def _give_up_ended() -> dict[int, str]:
     """Gives up those whose grants can no longer be alive; error codes by primary key."""
     now = timezone.now()
     has_ended = Q(grant_ends_at__lte=now) | Q(grant_ends_at=None, created_at__lte=now - MAX_AGE)
-    ended = list(in_pages(open_revocations().filter(has_ended).exclude(next_attempt_at=None)))
+    rows = open_revocations().filter(has_ended).exclude(next_attempt_at=None)
+    ended = from_database(lambda: list(in_pages(rows)))
     for pending in ended:
-        give_up(pending, pending.last_error)
+        from_database(partial(give_up, pending, pending.last_error))
     return {pending.pk: pending.last_error for pending in ended}

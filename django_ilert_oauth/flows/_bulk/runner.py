@@ -15,8 +15,8 @@ from django_ilert_oauth.exceptions import IlertOAuthError, IlertUnavailableError
 from django_ilert_oauth.flows._client import require_client
 from django_ilert_oauth.flows._lease import Lease, Snapshot
 from django_ilert_oauth.flows._refresh_request import Outcome, Requester
-from django_ilert_oauth.flows._steps import Steps, is_interrupt, run_now
-from django_ilert_oauth.flows._storing import DATABASE_ERRORS, PAUSE, can_store, retrying
+from django_ilert_oauth.flows._steps import Steps, is_interrupt
+from django_ilert_oauth.flows._storing import DATABASE_ERRORS, PAUSE, can_store, from_database
 from django_ilert_oauth.flows._transactions import drop_broken_connection, in_transaction
 from django_ilert_oauth.internal.rows import database
 from django_ilert_oauth.models import ConnectedAccount
@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 #: Seconds: a longer ``Retry-After`` is cut to this.
 MAX_PAUSE = 300.0
 MAX_ATTEMPTS = 3
-#: Seconds that a run waits for a database that fails before a request is made.
-DATABASE_PATIENCE = 30.0
 
 Result = TypeVar("Result", bound="RunResult")
 
@@ -166,7 +164,7 @@ class Run(ABC, Generic[Result]):
     def _from_database(self, call: Callable[[], Any]) -> Any:
         """None where the database fails for good."""
         try:
-            return run_now(retrying(call, clock() + DATABASE_PATIENCE))
+            return from_database(call)
         except DATABASE_ERRORS as error:
             self._database_failed(error)
 

@@ -15,6 +15,7 @@ from django.utils.dateparse import parse_date, parse_datetime
 from django_ilert_oauth import flows
 from django_ilert_oauth.flows._client import require_writable
 from django_ilert_oauth.flows._history import By, acting
+from django_ilert_oauth.flows._storing import from_database
 from django_ilert_oauth.internal.rows import in_pages, pending_revocations
 from django_ilert_oauth.management.bulk_command import AccountsCommand, in_words, stopped_by_signals
 from django_ilert_oauth.management.console import printable
@@ -79,7 +80,8 @@ class Command(AccountsCommand):
             )
             flows.revoke_pending(per_minute=options["per_minute"], stop=stop)
         waiting = pending_revocations().filter(account_uuid__in=chosen.values("uuid"))
-        names = {pending.pk: str(pending) for pending in in_pages(waiting)}
+        left = from_database(lambda: list(in_pages(waiting)))
+        names = {pending.pk: str(pending) for pending in left}
         self._report(result, names, as_json=options["json"])
         if received:
             raise CommandError("Stopped by a signal. Run this again.", returncode=128 + received[0])

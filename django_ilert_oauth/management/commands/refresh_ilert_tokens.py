@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import logging
 import re
 from argparse import ArgumentTypeError
 from datetime import timedelta
+from threading import Event
 from typing import Any
 
 from django.core.management.base import CommandParser
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.flows._runs import finish_refreshing
+from django_ilert_oauth.flows._storing import DATABASE_ERRORS
 from django_ilert_oauth.management.bulk_command import BulkCommand, stopped_by_signals
 from django_ilert_oauth.models import ConnectedAccountQuerySet, LastRun, Status
 from django_ilert_oauth.models.queryset import DUE_WITHIN
+
+logger = logging.getLogger(__name__)
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -64,11 +69,22 @@ class Command(BulkCommand):
                 on_progress=on_progress,
                 stop=stop,
             )
-            revocations = flows.revoke_pending(per_minute=options["per_minute"], stop=stop)
+            revocations = self._revoke(result, options["per_minute"], stop)
         finish_refreshing(LastRun.Kind.REFRESH)
         self._report(result, revocations, as_json=options["json"])
         has_failures = bool(result.failed or revocations.failures)
         self.exit(result, received, has_failures=has_failures)
+
+    def _revoke(
+        self, result: flows.BulkResult, per_minute: int | None, stop: Event
+    ) -> flows.RevocationResult:
+        """Whatever becomes of it, the refreshes are reported."""
+        try:
+            return flows.revoke_pending(per_minute=per_minute, stop=stop)
+        except DATABASE_ERRORS as error:
+            logger.error("The revocations end, since the database failed: %s", type(error).__name__)
+            result.stopped = result.stopped or "database"
+            return flows.RevocationResult()
 
     def _due(self, options: dict[str, Any]) -> ConnectedAccountQuerySet:
         rows = self.chosen(options["account"])
