@@ -46,6 +46,7 @@ def test_each_kind_of_account_is_counted(make_account: AccountFactory) -> None:
     make_account(username="good")
     make_account(username="due", **expired(minutes=-10))
     make_account(username="unknown", access_token_expires_at=None)
+    make_account(username="endless", access_token_expires_at=None, refresh_token="")
     make_account(username="overdue", access_token_expires_at=since)
     make_account(username="elsewhere", client_id="another", **expired(hours=9))
     make_account(username="failing", last_error="timeout", last_error_at=failed_at)
@@ -55,7 +56,7 @@ def test_each_kind_of_account_is_counted(make_account: AccountFactory) -> None:
     PendingRevocation.objects.create(account_uuid=ConnectedAccount().uuid)
     LastRun.objects.create(kind=LastRun.Kind.CHECK, at=refreshed_at)
     assert flows.health() == flows.Health(
-        connected=7,
+        connected=8,
         due=3,
         overdue=1,
         overdue_since=since,

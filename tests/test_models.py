@@ -234,6 +234,7 @@ def test_expiring_finds_what_is_due(make: Make) -> None:
     ]
     others: list[dict[str, Any]] = [
         {"access_token_expires_at": 16 * MINUTE},
+        {"access_token_expires_at": None, "refresh_token": ""},
         {"access_token_expires_at": -DAY, "status": Status.DISCONNECTED},
         {"access_token_expires_at": -DAY, "status": Status.RECONNECT_REQUIRED},
         {"access_token_expires_at": None, "status": Status.RECONNECT_REQUIRED},

@@ -399,8 +399,9 @@ def test_a_terminal_shows_no_bar_where_it_would_be_in_the_way(people: People) ->
 
 def test_a_dry_run_streams(people: People) -> None:
     account = people(1)[0]
+    same = {"user": account.user, "access_token_expires_at": account.access_token_expires_at}
     copies = [
-        ConnectedAccount(user=account.user, username=f"copy-{number}", tenant_id="acme")
+        ConnectedAccount(username=f"copy-{number}", tenant_id="acme", **same)
         for number in range(300)
     ]
     ConnectedAccount.objects.bulk_create(copies)

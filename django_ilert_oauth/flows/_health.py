@@ -20,7 +20,7 @@ from django_ilert_oauth.internal.rows import (
     pending_revocations,
 )
 from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet, LastRun, Status
-from django_ilert_oauth.models.queryset import DUE_WITHIN, ENDING_WITHIN
+from django_ilert_oauth.models.queryset import DUE_WITHIN, ENDING_WITHIN, UNKNOWN_EXPIRY
 
 from ._lease import NO_LEASE
 from ._revocation import open_revocations
@@ -62,7 +62,7 @@ def health(accounts: ConnectedAccountQuerySet | None = None) -> Health:
     accounts = account_rows() if accounts is None else accounts
     connected = accounts.connected()
     ours = connected.filter(of_configured_clients())
-    unknown = ours.filter(access_token_expires_at=None).count()
+    unknown = ours.filter(UNKNOWN_EXPIRY).count()
     overdue = access_has_expired(now)
     return Health(
         connected=connected.count(),

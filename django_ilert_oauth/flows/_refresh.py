@@ -91,7 +91,15 @@ def refresh_refused(account: ConnectedAccount, refused: Secret) -> ConnectedAcco
 
     Makes no request where another one is stored; raises as ``refresh`` does.
     """
-    return _refresh_unless(account, lambda stored, _now: stored.access_token != refused)
+
+    def has_other_token(stored: ConnectedAccount, now: datetime) -> bool:
+        if stored.access_token != refused:
+            return True
+        # Where ilert has named no expiry, its 401 does.
+        stored.access_token_expires_at = stored.access_token_expires_at or now
+        return False
+
+    return _refresh_unless(account, has_other_token)
 
 
 def refresh_steps(

@@ -205,15 +205,15 @@ class ConnectedAccount(PartialSave):
     def is_fresh(self, margin: timedelta = timedelta(0), *, now: datetime | None = None) -> bool:
         """Whether it is connected and its access token is valid for longer than ``margin``.
 
-        ``now`` defaults to the time of this host.
+        ``now`` defaults to the time of this host. An unknown expiry is too early, unless there is
+        no refresh token: then the access token is used until ilert refuses it.
         """
+        if self.status != Status.CONNECTED or not self.access_token_ciphertext:
+            return False
         expires_at = self.access_token_expires_at
-        return (
-            self.status == Status.CONNECTED
-            and self.access_token_ciphertext != ""
-            and expires_at is not None
-            and expires_at - margin > (now or timezone.now())
-        )
+        if expires_at is None:
+            return not self.refresh_token_ciphertext
+        return expires_at - margin > (now or timezone.now())
 
     def was_refreshed_within(self, interval: timedelta, *, now: datetime | None = None) -> bool:
         """Whether the last refresh is less than the interval ago, and not in the future."""

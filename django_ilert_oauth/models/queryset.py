@@ -27,6 +27,8 @@ ENDING_WITHIN = timedelta(days=30)
 GRANT_MARGIN = timedelta(days=7)
 #: ... but not at every run: without rotation, a refresh does not move the end.
 GRANT_RETRY = timedelta(days=1)
+#: Without a refresh token there is nothing to be done before ilert refuses the access token.
+UNKNOWN_EXPIRY = models.Q(access_token_expires_at=None) & ~models.Q(refresh_token_ciphertext="")
 
 
 class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
@@ -71,7 +73,7 @@ class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
         now = timezone.now()
         connected = models.Q(status=Status.CONNECTED)
         access = models.Q(access_token_expires_at__lte=now + within)
-        unknown = models.Q(access_token_expires_at__isnull=True)
+        unknown = UNKNOWN_EXPIRY
         grant = models.Q(refresh_token_expires_at__lte=now + GRANT_MARGIN) & (
             models.Q(refreshed_at__isnull=True) | models.Q(refreshed_at__lte=now - GRANT_RETRY)
         )

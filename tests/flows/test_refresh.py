@@ -310,6 +310,30 @@ def test_a_grant_without_refresh_token_ends_with_its_access_token(
     assert ilert.token_requests == []
 
 
+def test_a_token_with_neither_expiry_nor_refresh_token_is_used_until_a_401(
+    make_account: AccountFactory, ilert: StandIn
+) -> None:
+    account = make_account(access_token_expires_at=None, refresh_token="")
+    token = Secret(flows.get_access_token(account, margin=timedelta(hours=2)))
+    assert not ConnectedAccount.objects.expiring(within=timedelta(hours=2)).exists()
+    with pytest.raises(IlertRejectedError, match="no refresh token"):
+        flows.refresh(account)
+    assert flows.get_access_token(ConnectedAccount.objects.get()) == token
+    with pytest.raises(ReconnectRequiredError):
+        refresh_refused(account, token)
+    ended = ConnectedAccount.objects.get()
+    assert (ended.status, ended.reason) == (Status.RECONNECT_REQUIRED, Reason.EXPIRED)
+    assert ilert.token_requests == []
+
+
+def test_a_401_says_nothing_of_a_token_without_expiry_that_was_stored_since(
+    make_account: AccountFactory,
+) -> None:
+    account = make_account(access_token_expires_at=None, refresh_token="")
+    assert refresh_refused(account, Secret("an earlier one")).is_fresh()
+    assert ConnectedAccount.objects.get().status == Status.CONNECTED
+
+
 def test_a_receiver_that_raises_loses_nothing(
     account: ConnectedAccount, caplog: pytest.LogCaptureFixture
 ) -> None:
