@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db.models import F, Q
-from django.utils import timezone
 
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.exceptions import (
@@ -78,9 +77,10 @@ class Attempt(NamedTuple):
 
 def due() -> ConnectedAccountQuerySet:
     """The accounts to refresh, less those that were refreshed just now."""
-    now = timezone.now()
+    now = database_now(database())
     just_now = (now - conf.min_refresh_interval, now + CLOCK_TOLERANCE)
-    return account_rows().expiring(within=DUE_WITHIN).exclude(refreshed_at__range=just_now)
+    due = account_rows().expiring(within=DUE_WITHIN, now=now)
+    return due.exclude(refreshed_at__range=just_now)
 
 
 def slots() -> Iterator[Slot]:
@@ -245,7 +245,7 @@ def _prove_credentials(client: str) -> bool:
 
 
 def _failed_just_now() -> Q:
-    return Q(last_error_at__gt=timezone.now() - FAILURE_PAUSE)
+    return Q(last_error_at__gt=database_now(database()) - FAILURE_PAUSE)
 
 
 def _revocations() -> int:

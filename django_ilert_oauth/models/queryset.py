@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from django.db import models
@@ -64,13 +64,14 @@ class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
         """
         return self.for_user(user)
 
-    def expiring(self, within: timedelta) -> Self:
+    def expiring(self, within: timedelta, *, now: datetime | None = None) -> Self:
         """Connected accounts that are due for a refresh.
 
         These are accounts whose access token expires within this time or at an unknown time, and
-        accounts whose grant ends within a week if they have not been refreshed for a day.
+        accounts whose grant ends within a week if they have not been refreshed for a day. ``now``
+        defaults to the time of this host.
         """
-        now = timezone.now()
+        now = now or timezone.now()
         connected = models.Q(status=Status.CONNECTED)
         access = models.Q(access_token_expires_at__lte=now + within)
         unknown = UNKNOWN_EXPIRY

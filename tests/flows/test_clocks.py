@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from io import StringIO
 
 import pytest
+from django.core.management import call_command
 from django.db.models import F
 from django.utils import timezone
 
-from django_ilert_oauth import flows
+from django_ilert_oauth import background, flows
+from django_ilert_oauth.flows import _schedule
 from django_ilert_oauth.flows._lease import reload, take_lease
 from django_ilert_oauth.internal.db import DatabaseTime
 from django_ilert_oauth.models import ConnectedAccount, Status
@@ -134,3 +137,31 @@ def test_a_wrong_clock_ends_no_grant(
         flows.refresh(account)
     assert ConnectedAccount.objects.get().status == Status.CONNECTED
     assert len(ilert.token_requests) == 1
+
+
+def the_command() -> None:
+    call_command("refresh_ilert_tokens", stdout=StringIO())
+
+
+def the_task() -> None:
+    background.refresh_expiring_tokens.enqueue()
+
+
+def each_slot() -> None:
+    """As workers do with the messages of a queue."""
+    for slot in _schedule.slots():
+        _schedule.refresh(slot.pk, 0)
+
+
+@pytest.mark.parametrize("wrong_by", [timedelta(days=365), timedelta(hours=-2)])
+@pytest.mark.parametrize("run", [the_command, the_task, each_slot])
+def test_a_run_on_a_host_whose_clock_is_wrong_refreshes_what_is_due_and_nothing_else(
+    make_account: AccountFactory, clocks: Clocks, wrong_by: timedelta, run: Callable[[], object]
+) -> None:
+    now = timezone.now()
+    due = make_account(username="due", access_token_expires_at=now - timedelta(minutes=1))
+    make_account(username="fresh", access_token_expires_at=now + timedelta(hours=1))
+    make_account(username="long", refresh_token_expires_at=now + timedelta(days=100))
+    with clocks.on_a_host(wrong_by):
+        run()
+    assert list(ConnectedAccount.objects.exclude(refreshed_at=None)) == [due]

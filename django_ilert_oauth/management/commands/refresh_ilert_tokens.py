@@ -11,7 +11,9 @@ from django.core.management.base import CommandParser
 
 from django_ilert_oauth import flows
 from django_ilert_oauth.flows._runs import finish_refreshing
-from django_ilert_oauth.flows._storing import DATABASE_ERRORS
+from django_ilert_oauth.flows._storing import DATABASE_ERRORS, from_database
+from django_ilert_oauth.internal.db import database_now
+from django_ilert_oauth.internal.rows import database
 from django_ilert_oauth.management.bulk_command import BulkCommand, stopped_by_signals
 from django_ilert_oauth.models import ConnectedAccountQuerySet, LastRun, Status
 from django_ilert_oauth.models.queryset import DUE_WITHIN
@@ -90,7 +92,10 @@ class Command(BulkCommand):
         rows = self.chosen(options["account"])
         if options["retry_reconnect_required"]:
             return rows.filter(status=Status.RECONNECT_REQUIRED)
-        return rows if options["account"] else rows.expiring(within=options["within"])
+        if options["account"]:
+            return rows
+        now = from_database(lambda: database_now(database()))
+        return rows.expiring(within=options["within"], now=now)
 
     def _report(
         self, result: flows.BulkResult, revocations: flows.RevocationResult, *, as_json: bool
