@@ -171,6 +171,7 @@ def _roll_back(request: HttpRequest) -> None:
     """What the view did, as Django would for an error that it sees (``ATOMIC_REQUESTS``)."""
     if request.resolver_match is None:
         return
+    # What non_atomic_requests() leaves on a view. Django has no public name for it.
     exempt = getattr(request.resolver_match.func, "_non_atomic_requests", ())
     for connection in connections.all(initialized_only=True):
         is_atomic = connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block

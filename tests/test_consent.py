@@ -177,6 +177,17 @@ def test_what_the_view_did_is_rolled_back_as_for_any_error(
     assert Group.objects.count() == groups
 
 
+def test_a_view_outside_of_transactions_rolls_back_nothing_that_surrounds_it(
+    browser: Client, narrow: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the test case of a site does. The name that Django leaves on the view is no API."""
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    monkeypatch.setattr(refused_site.refused, "_non_atomic_requests", set(), raising=False)
+    transaction.non_atomic_requests(refused_site.refused)
+    assert is_sent_to_connect(browser.get("/refused/source:w/"))
+    assert not transaction.get_rollback()
+
+
 def test_a_transaction_of_who_calls_the_view_without_django_is_left_alone(
     narrow: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1185,6 +1185,10 @@ def without_messages(settings: Any) -> None:
     settings.TEMPLATES = [settings.TEMPLATES[0] | {"OPTIONS": options}]
 
 
+def test_django_keeps_messages_at_a_request_by_a_name_that_is_no_api(browser: Client) -> None:
+    assert hasattr(browser.get("/ilert/").wsgi_request, "_messages")
+
+
 @pytest.mark.usefixtures("without_messages")
 def test_a_site_without_messages_can_connect_and_disconnect(browser: Client, connect: Walk) -> None:
     assert "grace @ acme" in landing(browser, connect())

@@ -20,6 +20,7 @@ def with_messages(view: View) -> View:
 
     @wraps(view)
     def shown(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        # Django has no public name for whether the middleware was there.
         return (view if hasattr(request, "_messages") else own)(request, *args, **kwargs)
 
     return shown
