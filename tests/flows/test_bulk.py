@@ -275,6 +275,16 @@ def test_what_a_gateway_says_is_an_outage_and_what_ilert_says_of_an_account_is_n
     assert refresh_all().stopped == stopped
 
 
+def test_rows_that_are_locked_are_no_outage_however_many(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "take_lease", lambda snapshot: None)
+    accounts = people(OUTAGE + 1)
+    result = refresh_all()
+    assert result.failures == {account.pk: "row_locked" for account in accounts}
+    assert result.stopped == ""
+
+
 @pytest.mark.parametrize("answer", [Fault(), REFUSED, Fault(400, '{"code": "invalid_request"}')])
 def test_an_answer_shows_that_ilert_is_there(people: People, ilert: StandIn, answer: Fault) -> None:
     people(19)

@@ -35,8 +35,10 @@ from django_ilert_oauth.exceptions import (
     ReconnectRequiredError,
     StateError,
 )
+from django_ilert_oauth.flows._grant import store_names
 from django_ilert_oauth.models import ConnectedAccount, Reason, Status
 from django_ilert_oauth.oauth import client
+from django_ilert_oauth.oauth.responses import CurrentUser
 from ilert_standin import Fault, StandIn
 from ilert_standin.browser import authorize
 from tests.conftest import CALLBACK, AccountFactory
@@ -351,6 +353,13 @@ def test_a_database_that_cannot_keep_a_name_keeps_the_rest(
     assert account.display_name == account.email == ""
     assert "names of account" in caplog.text
     assert "the words" not in caplog.text
+
+
+def test_names_are_not_stored_in_another_row_with_the_same_key(account: ConnectedAccount) -> None:
+    other = ConnectedAccount(pk=account.pk, user=account.user)
+    store_names(other, CurrentUser(101, "Somebody Else", "else@example.com"))
+    account.refresh_from_db()
+    assert account.display_name == account.email == ""
 
 
 @pytest.fixture

@@ -229,6 +229,13 @@ def test_a_name_in_the_log_does_nothing_to_a_terminal(
     assert r"'\u202egrace\x1b[2J\n @ acme'" in caplog.text
 
 
+def test_another_row_with_the_same_key_stays_pending(kept: list[PendingRevocation]) -> None:
+    other = PendingRevocation(pk=kept[0].pk, account_uuid=uuid4())
+    _revocation.conclude(other, None)
+    _revocation.give_up(other, "timeout")
+    assert PendingRevocation.objects.filter(given_up_at=None).count() == len(kept)
+
+
 def test_a_token_that_ilert_no_longer_knows_is_done_with(
     kept: list[PendingRevocation], ilert: StandIn
 ) -> None:
