@@ -108,8 +108,8 @@ def refresh_with_lease(lease: Lease, requester: Requester) -> Steps[Outcome]:
     outcome = Outcome()
     try:
         with in_use(lease):
-            request = _start(lease, requester.client_for(lease.account))
-            settle = partial(_settle, lease, requester, request)
+            sent, request = _start(lease, requester.client_for(lease.account))
+            settle = partial(_settle, lease, requester, sent, request)
             outcome = yield from despite_interrupt(settle, (IlertOAuthError, *DATABASE_ERRORS))
     finally:
         if outcome.is_empty:
@@ -130,7 +130,11 @@ def note_failure(lease: Lease, error: IlertOAuthError) -> Steps[Outcome]:
     return Outcome(signal=account_refresh_failed, facts={"error": error}, error=error)
 
 
-def _start(lease: Lease, client: IlertClient) -> Future[TokenResponse]:
+def _start(lease: Lease, client: IlertClient) -> tuple[Secret, Future[TokenResponse]]:
+    """The token that is sent, too: when the response comes, its key may be gone from the settings.
+
+    It is empty where nothing was sent.
+    """
     account = lease.account
     try:
         if not account.refresh_token_ciphertext:
@@ -138,14 +142,17 @@ def _start(lease: Lease, client: IlertClient) -> Future[TokenResponse]:
             code = "no_refresh_token" if is_fresh else "invalid_grant"
             raise IlertRejectedError("The account has no refresh token.", code=code)
         require_storing()
-        return client.start_refresh(account.refresh_token, deadline=lease.request_by)
+        sent = account.refresh_token
+        return sent, client.start_refresh(sent, deadline=lease.request_by)
     except IlertOAuthError as error:
         failed: Future[TokenResponse] = Future()
         failed.set_exception(error.with_traceback(None))
-        return failed
+        return Secret(), failed
 
 
-def _settle(lease: Lease, requester: Requester, request: Future[TokenResponse]) -> Steps[Outcome]:
+def _settle(
+    lease: Lease, requester: Requester, sent: Secret, request: Future[TokenResponse]
+) -> Steps[Outcome]:
     if not request.done():
         yield request
     try:
@@ -153,16 +160,15 @@ def _settle(lease: Lease, requester: Requester, request: Future[TokenResponse]) 
     except IlertOAuthError as error:
         failure = error.with_traceback(None)
     else:
-        return (yield from _store_tokens(lease, tokens))
+        return (yield from _store_tokens(lease, sent, tokens))
     if isinstance(failure, IlertRejectedError) and failure.code == "invalid_grant":
         return (yield from requester.on_invalid_grant(lease, failure.status))
     return (yield from note_failure(lease, failure))
 
 
-def _store_tokens(lease: Lease, tokens: TokenResponse) -> Steps[Outcome]:
+def _store_tokens(lease: Lease, sent: Secret, tokens: TokenResponse) -> Steps[Outcome]:
     """Writes what the response names, and leaves the rest as it is stored."""
     account, now = lease.account, lease.snapshot.now
-    sent = account.refresh_token
     new = ConnectedAccount(**columns(account, ["uuid", "api_url", "refresh_token_expires_at"]))
     names = [*new.take_tokens(tokens, now), "refreshed_at", *ERROR_COLUMNS, "status", "reason"]
     new.refreshed_at = now

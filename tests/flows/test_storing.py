@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from cryptography.fernet import Fernet
 from django.db import (
     DatabaseError,
     DataError,
@@ -29,7 +30,7 @@ from django_ilert_oauth.exceptions import (
 )
 from django_ilert_oauth.flows import _lease, _refresh, _storing
 from django_ilert_oauth.internal.db import update_row
-from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet
 from django_ilert_oauth.oauth.transport import clock
 from ilert_standin import StandIn
 from tests.conftest import AccountFactory
@@ -240,6 +241,27 @@ def test_a_token_that_no_key_opens_is_not_replaced(
     with pytest.raises(TokenDecryptionError):
         flows.refresh(account)
     assert stored(account, *unreadable) == unreadable
+
+
+@pytest.mark.parametrize("rotate", [lambda: None, flows.rotate_keys], ids=["lost", "rotated"])
+def test_keys_that_change_during_the_request_cost_no_token(
+    account: ConnectedAccount,
+    during_request: Any,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    rotate: Callable[[], object],
+) -> None:
+    monkeypatch.setattr(ConnectedAccountQuerySet, "unleased", lambda rows: rows)
+    before, after = settings.ILERT_OAUTH_ENCRYPTION_KEYS, [Fernet.generate_key().decode()]
+
+    def change_keys() -> None:
+        settings.ILERT_OAUTH_ENCRYPTION_KEYS = after + before
+        rotate()
+        settings.ILERT_OAUTH_ENCRYPTION_KEYS = after
+
+    during_request(after=change_keys)
+    flows.refresh(account)
+    assert account.refresh_token == stored_tokens(account)[1]
 
 
 def test_a_new_connection_that_does_not_see_the_account_stores_nothing_and_says_so(
