@@ -104,8 +104,12 @@ def disconnect_many(
     return result
 
 
-def end_grant_of_deleted(instance: ConnectedAccount, **kwargs: Any) -> None:
-    """Receives ``pre_delete``: of a row, a queryset or a user."""
+def end_grant_of_deleted(
+    instance: ConnectedAccount, using: str | None = None, **kwargs: Any
+) -> None:
+    """Receives ``pre_delete``: of a row, a queryset or a user; in another database it is a copy."""
+    if using not in (None, database()):
+        return
     stored = row_of(instance).select_for_update().first()
     if stored is None:
         return

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.db import OperationalError, connection, transaction
+from django.db.models.signals import pre_delete
 from django.utils import timezone
 
 from django_ilert_oauth import flows
@@ -254,6 +255,16 @@ def test_deleting_by_a_proxy_revokes_the_grant(
 ) -> None:
     delete()
     assert ilert.live_refresh_tokens("acme", "grace") == 0
+
+
+def test_deleting_a_copy_in_another_database_leaves_the_grant_alone(
+    account: ConnectedAccount, ilert: StandIn, sent: list[Any]
+) -> None:
+    """Such as what was left in the database that a site has moved from."""
+    pre_delete.send(ConnectedAccount, instance=account, using="the former one", origin=account)
+    assert ilert.live_refresh_tokens("acme", "grace") == 1
+    assert not PendingRevocation.objects.exists()
+    assert sent == []
 
 
 def test_deleting_revokes_what_a_row_holds_whatever_status_the_site_has_set(
