@@ -89,8 +89,8 @@ def beside_transaction(account: ConnectedAccount, call: Callable[[], T]) -> T | 
     """What the call returns in a worker thread, on a connection of its own.
 
     None, without a call, where that connection does not see the account: the caller has just made
-    it, or looks at another schema. Raises ``IlertUnavailableError`` where no second connection can
-    be had within two seconds.
+    it, or looks at another schema. Raises ``IlertUnavailableError`` where no second connection, or
+    no thread for it, can be had within two seconds.
     """
     result: Future[T | None] = Future()
     has_looked = threading.Event()
@@ -109,8 +109,8 @@ def beside_transaction(account: ConnectedAccount, call: Callable[[], T]) -> T | 
 
     run = partial(context_of_worker().run, _run, work, result)
     try:
-        threading.Thread(target=run, name="ilert").start()
-        has_looked.wait(CONNECTION_PATIENCE)
+        if _starts(threading.Thread(target=run, name="ilert")):
+            has_looked.wait(CONNECTION_PATIENCE)
     finally:
         has_given_up = not has_looked.is_set() and turn.acquire(blocking=False)
         if not has_given_up:
@@ -123,6 +123,16 @@ def beside_transaction(account: ConnectedAccount, call: Callable[[], T]) -> T | 
             code="busy",
         )
     return result.result()
+
+
+def _starts(thread: threading.Thread) -> bool:
+    """Not where the system has none left, nor while the interpreter shuts down."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        logger.warning("No thread for a second database connection: %s", type(error).__name__)
+        return False
+    return True
 
 
 def _run(work: Callable[[], T], result: Future[T]) -> None:

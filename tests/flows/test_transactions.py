@@ -480,6 +480,23 @@ def test_without_a_second_connection_the_stored_token_does_while_it_is_good(
         assert flows.get_access_token(account) == account.access_token
 
 
+@pytest.mark.parametrize(
+    ("minutes", "expected"),
+    [(1, nullcontext()), (-1, pytest.raises(IlertUnavailableError, match="second"))],
+    ids=["good", "expired"],
+)
+def test_without_a_thread_for_the_second_connection_it_is_the_same(
+    make_account: AccountFactory, monkeypatch: pytest.MonkeyPatch, minutes: int, expected: Any
+) -> None:
+    """As while the interpreter shuts down, or where the system has no further thread."""
+    account = make_account(access_token_expires_at=timezone.now() + timedelta(minutes=minutes))
+    refuse = mock.Mock(side_effect=RuntimeError("can't start new thread"))
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with transaction.atomic(), expected:
+        assert flows.get_access_token(account) == account.access_token
+    refuse.assert_called_once()
+
+
 def test_a_caller_whose_snapshot_is_old_gets_the_new_token(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
