@@ -76,7 +76,9 @@ def has_one_writer(using: str) -> bool:
 def moment(milliseconds: int) -> datetime:
     """What the site keeps in its columns for so many milliseconds since the epoch."""
     aware = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return aware if settings.USE_TZ else timezone.make_naive(aware)
+    # Not in the zone that a request may have activated, which ``timezone.now()`` does not know.
+    zone = timezone.get_default_timezone()
+    return aware if settings.USE_TZ else timezone.make_naive(aware, zone)
 
 
 def database_now(using: str) -> datetime:

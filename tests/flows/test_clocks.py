@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from io import StringIO
+from typing import Any
 
 import pytest
 from django.core.management import call_command
@@ -116,6 +117,16 @@ def test_the_times_that_are_stored_are_those_of_the_database_s_clock(
     left = (expired_account.access_token_expires_at or timezone.now()) - timezone.now()
     assert left.total_seconds() == pytest.approx(3600, abs=10)
     assert expired_account.was_refreshed_within(timedelta(seconds=10))
+
+
+def test_the_time_zone_of_a_request_moves_no_time_of_a_site_without_time_zones(
+    account: ConnectedAccount, settings: Any
+) -> None:
+    settings.USE_TZ = False
+    with timezone.override("Asia/Tokyo"):
+        flows.refresh(ConnectedAccount.objects.get())
+    expires_at = ConnectedAccount.objects.get().access_token_expires_at or timezone.now()
+    assert (expires_at - timezone.now()).total_seconds() == pytest.approx(3600, abs=10)
 
 
 @either_way
