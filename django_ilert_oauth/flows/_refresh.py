@@ -70,6 +70,8 @@ def get_access_token(account: ConnectedAccount, *, margin: timedelta | None = No
         with working_copy(account) as mine:
             outcome = refresh_in_context(mine, is_good)
         conclude(account, outcome)
+    except ReconnectRequiredError:
+        raise
     except (IlertUnavailableError, IlertRejectedError):
         if not mine.is_fresh(now=now):
             raise

@@ -213,6 +213,15 @@ def store_newer_tokens() -> None:
     newer.save()
 
 
+def test_an_account_that_was_deleted_has_no_token_however_good_it_still_is(
+    make_account: AccountFactory,
+) -> None:
+    account = make_account(access_token_expires_at=timezone.now() + timedelta(minutes=1))
+    ConnectedAccount.objects.get().delete()
+    with pytest.raises(ReconnectRequiredError):
+        flows.get_access_token(account)
+
+
 def test_a_late_answer_does_not_overwrite_newer_tokens(
     expired_account: ConnectedAccount, sent: list[Any], during_request: Any
 ) -> None:
