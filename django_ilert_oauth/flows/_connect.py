@@ -32,9 +32,8 @@ from ._client import client_of, open_client, require_writable
 from ._grant import (
     exchange_code,
     fetch_grant,
-    may_be_stored,
     require_active,
-    revoke_quietly,
+    revoke_left_over,
     store_grant,
     store_names,
 )
@@ -175,8 +174,7 @@ def _exchange(
             store = partial(store_grant, request, found, grant)
             account, created, revocation = retry_transaction(store)
         except BaseException:
-            if not may_be_stored(found):
-                revoke_quietly(client, tokens)
+            revoke_left_over(client, found, tokens)
             raise
         # One that is no longer pending was sent after the commit.
         if revocation and not pending_revocations().filter(pk=revocation).exists():

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import DatabaseError, transaction
+from django.db.models import Q
 from django.http import HttpRequest
 
 from django_ilert_oauth.exceptions import (
@@ -16,7 +17,7 @@ from django_ilert_oauth.exceptions import (
     IlertUnavailableError,
     ReconnectRequiredError,
 )
-from django_ilert_oauth.internal import account_selection, authorization_request
+from django_ilert_oauth.internal import account_selection, authorization_request, crypto
 from django_ilert_oauth.internal import scopes as scope_names
 from django_ilert_oauth.internal.db import database_now
 from django_ilert_oauth.internal.rows import (
@@ -59,7 +60,7 @@ def exchange_code(client: IlertClient, found: AuthorizationRequest, code: Secret
         run_now(until_done(request))
     except BaseException:
         if request.exception() is None:
-            revoke_quietly(client, request.result())
+            revoke_left_over(client, found, request.result())
         raise
     return request.result()
 
@@ -114,14 +115,30 @@ def store_grant(
     return account, created, revocation
 
 
-def may_be_stored(found: AuthorizationRequest) -> bool:
-    """After a failure, which may have come after the commit; True where the database cannot tell.
+def revoke_left_over(
+    client: IlertClient, found: AuthorizationRequest, tokens: TokenResponse
+) -> None:
+    """After a failure: a grant that is stored must not be revoked, another is of use to nobody."""
+    if not tokens.refresh_token or _may_be_stored(found, tokens.refresh_token):
+        return
+    try:
+        client.revoke(tokens.refresh_token)
+    except IlertOAuthError as error:
+        logger.warning("A grant that could not be stored is still valid: %s", error.code)
 
-    A grant that is stored must not be revoked, and one that is not is of use to nobody.
+
+def _may_be_stored(found: AuthorizationRequest, refresh_token: Secret) -> bool:
+    """By this connect, whose failure may have come after the commit, or by one before it.
+
+    True where the database cannot tell.
     """
+    own = Q(user_id=found.user_id) | Q(uuid=found.account_uuid)
     try:
         drop_broken_connection()
-        return authorization_request.has_connected(found)
+        return authorization_request.has_connected(found) or any(
+            crypto.holds(a.refresh_token_ciphertext, a.place_of("refresh_token"), refresh_token)
+            for a in account_rows().filter(own, api_url=found.api_url)
+        )
     except DATABASE_ERRORS as error:
         logger.warning(
             "A new grant may have been stored, or be left over: %s", type(error).__name__
@@ -202,12 +219,3 @@ def _end(account: ConnectedAccount, request: HttpRequest) -> None:
         account.take_stored(columns)
         record(account, Kind.RECONNECT_REQUIRED, By.ILERT, Reason.REVOKED_AT_ILERT)
         send_signal(account_revoked, account, reason=Reason.REVOKED_AT_ILERT, request=request)
-
-
-def revoke_quietly(client: IlertClient, tokens: TokenResponse) -> None:
-    if not tokens.refresh_token:
-        return
-    try:
-        client.revoke(tokens.refresh_token)
-    except IlertOAuthError as error:
-        logger.warning("A grant that could not be stored is still valid: %s", error.code)

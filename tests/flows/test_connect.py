@@ -416,6 +416,16 @@ def test_a_failure_after_the_exchange_revokes_the_new_grant_and_leaves_an_existi
     assert ConnectedAccount.objects.values().get() == before
 
 
+def test_a_failure_revokes_no_token_that_an_account_has_and_ilert_gives_once_more(
+    ilert: StandIn, connect: Connect
+) -> None:
+    ilert.add_fault("token", given_again(connect(), "access_token", "refresh_token"))
+    ilert.add_fault("token_info", DOWN)
+    with pytest.raises(IlertUnavailableError):
+        connect()
+    assert revocations_sent(ilert) == []
+
+
 def test_a_database_that_fails_leaves_no_grant_behind(
     ilert: StandIn, callback: HttpRequest
 ) -> None:
