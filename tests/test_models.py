@@ -231,6 +231,8 @@ def test_expiring_finds_what_is_due(make: Make) -> None:
         {"access_token_expires_at": None},
         {"refresh_token_expires_at": 6 * DAY},
         {"refresh_token_expires_at": 6 * DAY, "refreshed_at": -25 * HOUR},
+        {"access_token_expires_at": 3 * HOUR, "refreshed_at": 2 * HOUR},
+        {"access_token_expires_at": 3 * HOUR, "connected_at": 2 * HOUR},
     ]
     others: list[dict[str, Any]] = [
         {"access_token_expires_at": 16 * MINUTE},
@@ -239,6 +241,7 @@ def test_expiring_finds_what_is_due(make: Make) -> None:
         {"access_token_expires_at": -DAY, "status": Status.RECONNECT_REQUIRED},
         {"access_token_expires_at": None, "status": Status.RECONNECT_REQUIRED},
         {"refresh_token_expires_at": 6 * DAY, "refreshed_at": -23 * HOUR},
+        {"access_token_expires_at": 3 * HOUR, "refreshed_at": -MINUTE, "connected_at": 2 * HOUR},
         {"refresh_token_expires_at": 8 * DAY},
         {"refresh_token_expires_at": None},
         {"refresh_token_expires_at": 6 * DAY, "status": Status.DISCONNECTED},
@@ -311,6 +314,8 @@ def test_a_token_is_fresh_while_it_is_known_to_be_good_beyond_the_margin(make: M
         {"access_token": ""},
         {"status": Status.RECONNECT_REQUIRED},
         {"status": Status.DISCONNECTED},
+        {"refreshed_at": MINUTE},
+        {"connected_at": MINUTE},
     ]
     for number, columns in enumerate(stale):
         assert not make(username=f"{number}", **columns).is_fresh(2 * MINUTE), columns

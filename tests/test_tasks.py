@@ -124,6 +124,13 @@ def test_the_next_to_expire_goes_first_and_what_has_failed_before_goes_last(
     assert handed_out() == [sooner.pk, later.pk, stubborn.pk]
 
 
+def test_a_failure_that_was_dated_a_year_ahead_keeps_nobody_back(
+    make_due: AccountFactory, handed_out: HandOut
+) -> None:
+    account = make_due("grace", **failed(minutes=-365 * 24 * 60))
+    assert handed_out() == [account.pk]
+
+
 def test_messages_name_an_account_and_no_secret_and_are_spread_evenly_over_the_minute(
     people: People, messages: Callable[[], list[Any]], settings: Any
 ) -> None:

@@ -25,8 +25,7 @@ from django_ilert_oauth.exceptions import (
 from django_ilert_oauth.internal.db import database_now
 from django_ilert_oauth.internal.rows import account_rows, database
 from django_ilert_oauth.models import ConnectedAccountQuerySet, LastRun, Reason
-from django_ilert_oauth.models.account import CLOCK_TOLERANCE
-from django_ilert_oauth.models.queryset import DUE_WITHIN
+from django_ilert_oauth.models.queryset import CLOCK_TOLERANCE, DUE_WITHIN
 
 from ._bulk.check import check_many
 from ._bulk.credential_guard import MIN_INVALID_GRANTS, credentials_seem_wrong
@@ -245,7 +244,9 @@ def _prove_credentials(client: str) -> bool:
 
 
 def _failed_just_now() -> Q:
-    return Q(last_error_at__gt=database_now(database()) - FAILURE_PAUSE)
+    """A later time comes from a wrong clock."""
+    now = database_now(database())
+    return Q(last_error_at__range=(now - FAILURE_PAUSE, now + FAILURE_PAUSE))
 
 
 def _revocations() -> int:

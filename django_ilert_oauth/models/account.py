@@ -18,16 +18,13 @@ from django_ilert_oauth.oauth.secret import Secret
 
 from .choices import Reason, Status
 from .partial_save import PartialSave
-from .queryset import ConnectedAccountQuerySet
+from .queryset import CLOCK_TOLERANCE, ConnectedAccountQuerySet
 from .records import AccountEvent
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise as StrOrPromise
 
     from django_ilert_oauth.oauth.responses import TokenResponse
-
-#: A time that lies ahead no further than this was written just now, by another host or query.
-CLOCK_TOLERANCE = timedelta(seconds=10)
 
 
 def configured_client_id() -> str:
@@ -205,15 +202,17 @@ class ConnectedAccount(PartialSave):
     def is_fresh(self, margin: timedelta = timedelta(0), *, now: datetime | None = None) -> bool:
         """Whether it is connected and its access token is valid for longer than ``margin``.
 
-        ``now`` defaults to the time of this host. An unknown expiry is too early, unless there is
-        no refresh token: then the access token is used until ilert refuses it.
+        ``now`` defaults to the time of this host. An expiry is not believed that was dated by a
+        clock which was ahead. An unknown one is too early, unless there is no refresh token: then
+        the access token is used until ilert refuses it.
         """
         if self.status != Status.CONNECTED or not self.access_token_ciphertext:
             return False
-        expires_at = self.access_token_expires_at
+        expires_at, now = self.access_token_expires_at, now or timezone.now()
         if expires_at is None:
             return not self.refresh_token_ciphertext
-        return expires_at - margin > (now or timezone.now())
+        is_misdated = (self.refreshed_at or self.connected_at) > now + CLOCK_TOLERANCE
+        return expires_at - margin > now and not is_misdated
 
     def was_refreshed_within(self, interval: timedelta, *, now: datetime | None = None) -> bool:
         """Whether the last refresh is less than the interval ago, and not in the future."""

@@ -19,6 +19,10 @@ from .choices import Status
 if TYPE_CHECKING:
     from .account import ConnectedAccount
 
+#: A time that lies ahead no further than this was written just now, by another host or query.
+CLOCK_TOLERANCE = timedelta(seconds=10)
+#: An access token that is valid for longer may have been dated by a clock that was ahead.
+USUAL_LIFETIME = timedelta(hours=1)
 #: An access token this near to its expiry is due.
 DUE_WITHIN = timedelta(minutes=15)
 #: Of a grant this near to its end, users and administrators are told.
@@ -67,19 +71,27 @@ class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
     def expiring(self, within: timedelta, *, now: datetime | None = None) -> Self:
         """Connected accounts that are due for a refresh.
 
-        These are accounts whose access token expires within this time or at an unknown time, and
-        accounts whose grant ends within a week if they have not been refreshed for a day. ``now``
-        defaults to the time of this host.
+        These are accounts whose access token expires within this time, or at an unknown time unless
+        they have no refresh token; accounts whose grant ends within a week if they have not been
+        refreshed for a day; and accounts whose last refresh lies in the future, since a clock was
+        wrong. ``now`` defaults to the time of this host.
         """
         now = now or timezone.now()
+        ahead = now + CLOCK_TOLERANCE
         connected = models.Q(status=Status.CONNECTED)
         access = models.Q(access_token_expires_at__lte=now + within)
         unknown = UNKNOWN_EXPIRY
         grant = models.Q(refresh_token_expires_at__lte=now + GRANT_MARGIN) & (
             models.Q(refreshed_at__isnull=True) | models.Q(refreshed_at__lte=now - GRANT_RETRY)
         )
+        misdated = models.Q(access_token_expires_at__gt=now + USUAL_LIFETIME) & (
+            models.Q(refreshed_at__gt=ahead)
+            | models.Q(refreshed_at__isnull=True, connected_at__gt=ahead)
+        )
         # The status stands in each branch, so that SQLite, too, takes an index for each.
-        return self.filter(connected & access | connected & unknown | connected & grant)
+        return self.filter(
+            connected & access | connected & unknown | connected & grant | connected & misdated
+        )
 
     def of_client(self, name: str) -> Self:
         """Accounts of this client: ``"default"``, or a name in ``ILERT_OAUTH_CLIENTS``.

@@ -176,3 +176,23 @@ def test_a_run_on_a_host_whose_clock_is_wrong_refreshes_what_is_due_and_nothing_
     with clocks.on_a_host(wrong_by):
         run()
     assert list(ConnectedAccount.objects.exclude(refreshed_at=None)) == [due]
+
+
+@pytest.mark.parametrize(
+    "refresh",
+    [flows.get_access_token, lambda _account: call_command("refresh_ilert_tokens", verbosity=0)],
+    ids=["get_access_token", "command"],
+)
+@pytest.mark.parametrize("when", ["refreshed_at", "connected_at"])
+def test_a_token_that_was_dated_a_year_ahead_is_refreshed_once_the_clock_is_right(
+    make_account: AccountFactory,
+    ilert: StandIn,
+    when: str,
+    refresh: Callable[[ConnectedAccount], object],
+) -> None:
+    in_a_year = timezone.now() + timedelta(days=365)
+    times = {when: in_a_year, "access_token_expires_at": in_a_year + timedelta(hours=1)}
+    account = make_account(**times)
+    for _ in range(2):
+        refresh(account)
+    assert len(ilert.token_requests) == 1
