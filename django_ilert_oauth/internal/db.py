@@ -104,7 +104,9 @@ def update_row(
     an ``UPDATE`` than a database takes to run it.
     """
     connection = connections[using]
-    table = connection.ops.quote_name(row._meta.db_table)
+    # Of the key: a subclass may have a table of its own beside it.
+    key = row._meta.get_field("id")
+    table = connection.ops.quote_name(key.model._meta.db_table)
     assignments, new = _equations(row, values, connection)
     clauses, old = _equations(row, {"id": row.pk, **conditions}, connection)
     query = f"UPDATE {table} SET {', '.join(assignments)} WHERE {' AND '.join(clauses)}"  # noqa: S608

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import DatabaseError, OperationalError, connection, transaction
+from django.test.utils import isolate_apps
 from django.utils import timezone
 
 from django_ilert_oauth.exceptions import ReconnectRequiredError
@@ -128,6 +129,18 @@ def test_a_caller_that_knows_an_older_row_loses(
     ConnectedAccount.objects.update(**changed)
     assert take_lease(snapshot) is None
     assert lease_columns(account) == NO_LEASE
+
+
+@isolate_apps("tests.support.uuid_users")
+def test_a_model_of_the_site_with_a_table_of_its_own_leaves_the_lease_where_it_is(
+    account: ConnectedAccount,
+) -> None:
+    class OwnAccount(ConnectedAccount):
+        class Meta:
+            app_label = "uuid_users"
+
+    held(OwnAccount(connectedaccount_ptr_id=account.pk, uuid=account.uuid))
+    assert take_lease(reload(account)) is None
 
 
 def test_a_lease_outlasts_a_request_by_the_clock_of_the_database(
