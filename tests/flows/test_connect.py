@@ -44,7 +44,7 @@ from ilert_standin.browser import authorize
 from tests.conftest import CALLBACK, AccountFactory
 from tests.flows.conftest import RequestMaker
 from tests.support.connect_steps import query_of
-from tests.support.other_callers import revocations_sent
+from tests.support.other_callers import revocations_sent, without_autocommit
 from tests.support.statements import failing_statements
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -560,6 +560,16 @@ def test_an_account_can_be_connected_inside_a_transaction_of_the_caller(
         assert flows.finish_connect(callback) == account
     assert flows.finish_connect(callback) == account
     assert len(ilert.token_requests) == 1
+
+
+def test_an_account_can_be_connected_by_a_caller_that_commits_by_hand(
+    ilert: StandIn, callback: HttpRequest
+) -> None:
+    with without_autocommit():
+        account = flows.finish_connect(callback)
+        connection.commit()
+    assert ConnectedAccount.objects.get() == account
+    assert list(ilert.ledger().values()) == [account.refresh_token.reveal()]
 
 
 def test_a_callback_again_after_a_rollback_is_left_to_ilert_to_refuse(
