@@ -18,7 +18,7 @@ from typing import TypeVar
 from django.db import OperationalError, ProgrammingError, connections, transaction
 
 from django_ilert_oauth.exceptions import IlertUnavailableError
-from django_ilert_oauth.internal.rows import database, row_of
+from django_ilert_oauth.internal.rows import account_rows, database, row_of
 from django_ilert_oauth.models import ConnectedAccount
 
 from ._lease import context_of_worker
@@ -118,8 +118,9 @@ def beside_transaction(account: ConnectedAccount, call: Callable[[], T]) -> T | 
             run_now(until_done(result))
     if has_given_up:
         raise IlertUnavailableError(
-            "No second database connection was available within two seconds. Refresh the account "
-            "before, or outside of, the transaction, or allow more connections.",
+            "No second database connection was available within two seconds, or the transaction "
+            "has locked the table. Refresh the account before, or outside of, the transaction, or "
+            "allow more connections.",
             code="busy",
         )
     return result.result()
@@ -145,13 +146,17 @@ def _run(work: Callable[[], T], result: Future[T]) -> None:
 def _sees(account: ConnectedAccount, *, has_given_up: Callable[[], bool]) -> bool:
     """Connects for as long as the caller waits: a server without a free connection says so at once.
 
-    A connection that looks at another schema may see no table at all.
+    A connection that looks at another schema may see no table at all. Where the caller has locked
+    the table, as a migration does that adds a foreign key to it, an update of no row waits, too.
     """
     rows = row_of(account)
     while not has_given_up():
         try:
             transaction.set_autocommit(True, using=database())
-            return rows.exists()
+            is_seen = rows.exists()
+            if is_seen:
+                account_rows().filter(pk=0).update(lease_id="")
+            return is_seen
         except ProgrammingError:
             return False
         except DATABASE_ERRORS:

@@ -34,6 +34,7 @@ from django_ilert_oauth.flows._lease import Lease, Snapshot, release, take_lease
 from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
+from tests.support.databases import needs_postgresql
 from tests.support.other_callers import (
     beside,
     callers_at_once,
@@ -478,6 +479,19 @@ def test_without_a_second_connection_the_stored_token_does_while_it_is_good(
     account = make_account(access_token_expires_at=timezone.now() + timedelta(minutes=1))
     with transaction.atomic():
         assert flows.get_access_token(account) == account.access_token
+
+
+@needs_postgresql
+def test_a_caller_that_has_locked_the_table_waits_no_longer_than_for_a_connection(
+    expired_account: ConnectedAccount, ilert: StandIn
+) -> None:
+    """As a migration does that adds a foreign key to the table, and then asks ilert."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE ilert_oauth_connectedaccount IN SHARE ROW EXCLUSIVE MODE")
+        with pytest.raises(IlertUnavailableError, match="locked the table") as caught:
+            flows.get_access_token(expired_account)
+    assert caught.value.code == "busy"
+    assert ilert.token_requests == []
 
 
 @pytest.mark.parametrize(
