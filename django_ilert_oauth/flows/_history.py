@@ -19,6 +19,7 @@ from django_ilert_oauth.conf import conf
 from django_ilert_oauth.internal.rows import database
 from django_ilert_oauth.models import AccountEvent, ConnectedAccount, Reason
 
+from ._steps import is_interrupt
 from ._storing import DATABASE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,10 @@ def acting(by: AccountEvent.By) -> Iterator[None]:
 
 
 def record(account: ConnectedAccount, kind: str, by: str = "", code: str = "") -> None:
-    """Fails only with the caller's transaction: a grant matters more than its history."""
+    """Fails only with the caller's transaction, whatever receivers of the site do.
+
+    A grant matters more than its history.
+    """
     reference = secrets.token_hex(4)
     logger.info("Account %s: %s %s (reference %s)", account.pk, kind, code, reference)
     facts = {"kind": kind, "by": _actor.get() or by, "code": code, "reference": reference}
@@ -51,10 +55,11 @@ def record(account: ConnectedAccount, kind: str, by: str = "", code: str = "") -
             AccountEvent.objects.using(database()).create(
                 account_uuid=account.uuid, client_id=account.client_id, **facts
             )
-    except DATABASE_ERRORS as error:
+    except Exception as error:
         in_transaction = transaction.get_connection(database()).in_atomic_block
-        if in_transaction and transaction.get_rollback(database()):
-            # Even the savepoint is lost. Django would roll back the rest without a word.
+        # If even the savepoint is lost, Django would roll back the rest without a word.
+        is_lost = in_transaction and transaction.get_rollback(database())
+        if is_lost or is_interrupt(error):
             raise
         logger.warning(
             "An event was not written: %s (reference %s)", type(error).__name__, reference

@@ -12,6 +12,7 @@ from django.contrib import admin
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import OperationalError, connection, transaction
+from django.db.models.signals import post_save
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
@@ -23,6 +24,7 @@ from django_ilert_oauth.models import AccountEvent, ConnectedAccount, Reason, St
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
 from tests.support.other_callers import receiving
+from tests.support.own_signals import TimeLimitError
 from tests.support.refresh_runs import each_way_to_run, refresh_all
 from tests.support.statements import failing_statements
 
@@ -191,6 +193,28 @@ def test_a_transaction_that_is_lost_with_an_event_is_begun_again(
         flows.disconnect(account)
     assert ConnectedAccount.objects.get().status == Status.DISCONNECTED
     assert ilert.live_refresh_tokens("acme", "grace") == 0
+
+
+def audit_in_vain(sender: type[Any], **_kwargs: Any) -> None:
+    if sender is AccountEvent:
+        raise LookupError("a receiver of the site")
+
+
+def test_an_event_that_a_receiver_of_the_site_refuses_costs_no_grant(
+    connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with receiving(post_save, audit_in_vain):
+        connect()
+    assert ConnectedAccount.objects.connected().count() == 1
+    assert history() == []
+    assert "An event was not written: LookupError" in caplog.text
+
+
+def test_a_time_limit_while_an_event_is_written_ends_the_work(
+    account: ConnectedAccount, time_limit: Callable[[], None]
+) -> None:
+    with receiving(post_save, lambda **_kwargs: time_limit()), pytest.raises(TimeLimitError):
+        flows.disconnect(account)
 
 
 @each_way_to_run
