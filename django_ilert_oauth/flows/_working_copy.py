@@ -7,6 +7,7 @@ is taken over in one go: a reader meets the old token or the new one, never a mi
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,10 @@ from ._client import require_client
 from ._lease import SEEN_COLUMNS
 
 _guard = threading.Lock()
+# A child must not find it held by a thread that it does not have. Not every platform forks.
+getattr(os, "register_at_fork", lambda **_: None)(
+    before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_guard.release
+)
 
 
 def fresh_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> Secret | None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -73,3 +76,22 @@ def test_a_token_that_is_wiped_at_that_moment_is_none(
 
     monkeypatch.setattr(ConnectedAccount, "is_fresh", wipe)
     assert fresh_token(account) is None
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_that_is_forked_meanwhile_can_copy_too() -> None:
+    is_held = threading.Event()
+
+    def hold() -> None:
+        with _working_copy._guard:
+            is_held.set()
+            time.sleep(0.2)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    is_held.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(not _working_copy._guard.acquire(timeout=5))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    holder.join()
