@@ -31,9 +31,9 @@ getattr(os, "register_at_fork", lambda **_: None)(
 
 def fresh_token(account: ConnectedAccount, *, margin: timedelta | None = None) -> Secret | None:
     """The stored token if it is good for longer than the margin; without a query or a request."""
+    _complete(account)
     require_client(account)
     wanted_margin = conf.refresh_margin if margin is None else margin
-    # Deferred columns are read here: a query is not to be made under the lock.
     is_fresh, place = account.is_fresh(wanted_margin), account.place_of("access_token")
     if not is_fresh:
         return None
@@ -44,6 +44,7 @@ def fresh_token(account: ConnectedAccount, *, margin: timedelta | None = None) -
 
 @contextmanager
 def working_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
+    _complete(account)
     with _guard:
         mine = copy.copy(account)
     before = columns(mine, SEEN_COLUMNS)
@@ -54,3 +55,12 @@ def working_copy(account: ConnectedAccount) -> Iterator[ConnectedAccount]:
         with _guard:
             # The token comes before its expiry, by which a site's own readers judge it.
             account.take_stored({n: value for n, value in after.items() if value != before[n]})
+
+
+def _complete(account: ConnectedAccount) -> None:
+    """Reads deferred columns at once: one by one, they may be of two tokens.
+
+    Also because no query is to be made under the lock.
+    """
+    if not account.get_deferred_fields().isdisjoint(SEEN_COLUMNS):
+        account.refresh_from_db(fields=SEEN_COLUMNS)

@@ -222,6 +222,21 @@ def test_an_account_that_was_deleted_has_no_token_however_good_it_still_is(
         flows.get_access_token(account)
 
 
+@pytest.mark.parametrize("name", ["access_token_ciphertext", "access_token_expires_at"])
+def test_an_object_with_some_columns_only_gets_the_others_of_the_same_token(
+    expired_account: ConnectedAccount, name: str
+) -> None:
+    account = ConnectedAccount.objects.only(name).get()
+    flows.refresh(expired_account)
+    assert flows.get_access_token(account) == expired_account.access_token
+
+
+def test_a_refresh_leaves_no_column_to_be_read_later(account: ConnectedAccount) -> None:
+    some = ConnectedAccount.objects.only("username").get()
+    flows.refresh(some)
+    assert "status" not in some.get_deferred_fields()
+
+
 def test_a_late_answer_does_not_overwrite_newer_tokens(
     expired_account: ConnectedAccount, sent: list[Any], during_request: Any
 ) -> None:
