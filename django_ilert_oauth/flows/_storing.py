@@ -75,7 +75,7 @@ def retrying(call: Callable[[], T], until: float, *, writes: bool = False) -> St
             except DataError:
                 raise
             except DATABASE_ERRORS as error:
-                if connections[database()].in_atomic_block or clock() > until:
+                if _is_in_transaction() or clock() > until:
                     raise
                 if not has_failed:
                     logger.warning("The database failed; trying again: %s", type(error).__name__)
@@ -131,7 +131,7 @@ def store(lease: Lease, values: Mapping[str, Any], sent: Secret) -> Steps[bool]:
             ciphertext = stored
             yield PAUSE
     except DATABASE_ERRORS as error:
-        if isinstance(error, DataError) or connections[database()].in_atomic_block:
+        if isinstance(error, DataError) or _is_in_transaction():
             raise
         reason = type(error).__name__
     logger.error(
@@ -141,6 +141,12 @@ def store(lease: Lease, values: Mapping[str, Any], sent: Secret) -> Steps[bool]:
         reason,
     )
     raise IlertUnavailableError("The database did not accept the new tokens.", code="not_stored")
+
+
+def _is_in_transaction() -> bool:
+    """Also in that of a caller who commits by hand: it would be rolled back with the connection."""
+    own = connections[database()]
+    return own.in_atomic_block or (own.connection is not None and not own.autocommit)
 
 
 def _stored_ciphertext(account: ConnectedAccount) -> str | None:

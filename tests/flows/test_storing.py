@@ -34,7 +34,7 @@ from django_ilert_oauth.models import ConnectedAccount, ConnectedAccountQuerySet
 from django_ilert_oauth.oauth.transport import clock
 from ilert_standin import StandIn
 from tests.conftest import AccountFactory
-from tests.support.other_callers import beside, stored, stored_tokens
+from tests.support.other_callers import beside, stored, stored_tokens, without_autocommit
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -121,19 +121,17 @@ def test_data_that_the_database_does_not_take_is_told_at_once(account: Connected
     assert ConnectedAccount.objects.unleased().exists()
 
 
+@pytest.mark.parametrize("block", [transaction.atomic, without_autocommit])
 def test_inside_a_transaction_nothing_can_be_tried_again(
-    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
+    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, block: Callable[[], Any]
 ) -> None:
     monkeypatch.setattr(_refresh, "has_one_writer", lambda _using: True)
     refusing = Refusing()
-    with (
-        connection.execute_wrapper(refusing),
-        pytest.raises(IlertUnavailableError) as caught,
-        transaction.atomic(),
-    ):
-        flows.refresh(account)
+    with connection.execute_wrapper(refusing), block():
+        with pytest.raises(IlertUnavailableError) as caught:
+            flows.refresh(account)
+        assert refusing.connections == [connection.connection]
     assert caught.value.code == "busy"
-    assert len(refusing.connections) == 1
 
 
 def test_while_the_database_fails_the_process_asks_ilert_for_nothing_more(
