@@ -22,6 +22,9 @@ from django_ilert_oauth.oauth.secret import Secret
 from ._client import require_client
 from ._lease import SEEN_COLUMNS
 
+#: A set, since each call for a token compares it.
+_SEEN = frozenset(SEEN_COLUMNS)
+
 _guard = threading.Lock()
 # A child must not find it held by a thread that it does not have. Not every platform forks.
 getattr(os, "register_at_fork", lambda **_: None)(
@@ -62,5 +65,5 @@ def _complete(account: ConnectedAccount) -> None:
 
     Also because no query is to be made under the lock.
     """
-    if not account.get_deferred_fields().isdisjoint(SEEN_COLUMNS):
+    if not vars(account).keys() >= _SEEN:
         account.refresh_from_db(fields=SEEN_COLUMNS)
