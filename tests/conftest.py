@@ -140,7 +140,7 @@ def monitor(ilert: StandIn, settings: Any) -> Iterator[RequestMonitor]:
 
 @pytest.fixture
 def spared() -> Iterator[None]:
-    """Handlers of ours, so that a signal that a command leaves alone ends nothing."""
+    """Handlers of ours, so that a signal that a command does not handle ends nothing."""
     before = {number: signal.signal(number, ignore) for number in (SIGINT, SIGTERM, SIGHUP)}
     yield
     for number, handler in before.items():
@@ -179,7 +179,7 @@ def during_request(
 
 @pytest.fixture
 def connect(browser: Client, ilert: StandIn) -> Callable[..., Any]:
-    """Walks from the button to the callback, and returns the site's last answer."""
+    """Walks from the button to the callback, and returns the site's last response."""
 
     def walk(
         *, tenant: str = "acme", username: str = "grace", allow: bool = True, **form: Any

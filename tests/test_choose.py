@@ -144,10 +144,13 @@ def test_a_choice_without_the_scopes_is_not_taken_here_and_kept_elsewhere(
     reader = make_account(username="linus", granted_scope="profile")
     choose(browser, reader, browser.get(CHOOSE))
     assert browser.get(GUARDED)["Location"].startswith(CHOOSE)
-    assert browser.get("/bare/").content == b"bare works with linus @ acme"
+    assert (
+        browser.get("/without-parentheses/").content
+        == b"without parentheses works with linus @ acme"
+    )
 
 
-def test_only_accounts_that_fit_can_be_chosen(
+def test_only_matching_accounts_can_be_chosen(
     browser: Client, make_account: AccountFactory, accounts: dict[str, ConnectedAccount]
 ) -> None:
     reader = make_account(username="linus", granted_scope="profile")

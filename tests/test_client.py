@@ -44,7 +44,7 @@ SECRETS = [
     VERIFIER,
     ilert_guide.ACCESS_TOKEN,
     ilert_guide.REFRESH_TOKEN,
-    ilert_guide.TOKEN_ANSWER["access_token"],
+    ilert_guide.TOKEN_RESPONSE["access_token"],
 ]
 
 
@@ -109,7 +109,7 @@ def rejected(call: Call = CALLS["refresh"], **keywords: Any) -> IlertRejectedErr
 def test_a_post_is_the_guides_form_and_nothing_else(
     responding: Responding, name: str, path: str, form: dict[str, str]
 ) -> None:
-    transport = responding(ilert_guide.TOKEN_ANSWER | ilert_guide.TOKEN_INFO)
+    transport = responding(ilert_guide.TOKEN_RESPONSE | ilert_guide.TOKEN_INFO)
     ask(CALLS[name])
     [seen] = transport.seen
     assert (seen.method, seen.url) == ("POST", OAUTH_URL + path)
@@ -131,7 +131,7 @@ def test_the_user_is_asked_for_with_the_token_in_the_header_only(responding: Res
 def test_every_request_names_the_app_asks_for_json_keeps_to_the_timeouts_and_verifies(
     responding: Responding, call: Call
 ) -> None:
-    transport = responding(ilert_guide.TOKEN_ANSWER | ilert_guide.TOKEN_INFO)
+    transport = responding(ilert_guide.TOKEN_RESPONSE | ilert_guide.TOKEN_INFO)
     ask(call, timeout=(5, 30))
     headers = transport.seen[0].headers
     assert headers["Accept"] == "application/json"
@@ -141,7 +141,7 @@ def test_every_request_names_the_app_asks_for_json_keeps_to_the_timeouts_and_ver
 
 
 def test_each_request_has_headers_of_its_own(responding: Responding) -> None:
-    transport = responding(ilert_guide.TOKEN_ANSWER)
+    transport = responding(ilert_guide.TOKEN_RESPONSE)
     with open_client() as ilert:
         ilert.refresh(Secret("short"))
         ilert.refresh(Secret("a-longer-one"))
@@ -155,7 +155,7 @@ def test_no_password_from_netrc_is_added(
 ) -> None:
     (tmp_path / "netrc").write_text("machine api.ilert.com login grace password hunter2\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    transport = responding(ilert_guide.TOKEN_ANSWER | ilert_guide.TOKEN_INFO)
+    transport = responding(ilert_guide.TOKEN_RESPONSE | ilert_guide.TOKEN_INFO)
     ask(call)
     assert "Basic" not in transport.seen[0].headers.get("Authorization", "")
 
@@ -257,10 +257,10 @@ def test_what_is_meant_for_this_machine_does_not_go_to_a_proxy(
 
 
 def test_the_guides_token_response_is_understood(responding: Responding) -> None:
-    responding(ilert_guide.TOKEN_ANSWER)
+    responding(ilert_guide.TOKEN_RESPONSE)
     response = ask(CALLS["exchange_code"])
     assert response == TokenResponse(
-        access_token=Secret(ilert_guide.TOKEN_ANSWER["access_token"]),
+        access_token=Secret(ilert_guide.TOKEN_RESPONSE["access_token"]),
         refresh_token=Secret(ilert_guide.REFRESH_TOKEN),
         expires_in=3600,
         refresh_token_expires_in=31_536_000,
@@ -341,7 +341,7 @@ def test_nothing_else_is_a_revocation(
 def test_a_refresh_without_a_new_refresh_token_has_an_empty_one(
     responding: Responding, absent: object
 ) -> None:
-    responding(ilert_guide.TOKEN_ANSWER | {"refresh_token": absent})
+    responding(ilert_guide.TOKEN_RESPONSE | {"refresh_token": absent})
     assert refresh().refresh_token == ""
 
 
@@ -458,13 +458,13 @@ def test_names_that_are_too_long_are_cut(responding: Responding) -> None:
 
 @pytest.mark.parametrize("type", ["Bearer", "bearer", "BEARER", None])
 def test_a_bearer_token_is_accepted_in_any_case(responding: Responding, type: str | None) -> None:
-    responding(ilert_guide.TOKEN_ANSWER | {"token_type": type})
-    assert refresh().access_token == ilert_guide.TOKEN_ANSWER["access_token"]
+    responding(ilert_guide.TOKEN_RESPONSE | {"token_type": type})
+    assert refresh().access_token == ilert_guide.TOKEN_RESPONSE["access_token"]
 
 
 # What comes back and is of no use
 
-TOKENS, INFO = ilert_guide.TOKEN_ANSWER, ilert_guide.TOKEN_INFO
+TOKENS, INFO = ilert_guide.TOKEN_RESPONSE, ilert_guide.TOKEN_INFO
 #: Bodies of which no response can be made, by what was asked for.
 UNUSABLE: dict[str, list[object]] = {
     "exchange_code": [b"<!doctype html><p>Welcome", {}],
@@ -649,7 +649,7 @@ def test_a_long_retry_after_is_bounded() -> None:
 
 
 def test_responses_do_not_show_their_tokens(responding: Responding) -> None:
-    responding(ilert_guide.TOKEN_ANSWER)
+    responding(ilert_guide.TOKEN_RESPONSE)
     response = refresh()
     assert repr(response).count("<secret>") == 2
     assert not [secret for secret in SECRETS if secret in f"{response!r} {vars(response)}"]

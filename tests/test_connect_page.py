@@ -168,7 +168,9 @@ def test_back_leads_where_the_user_came_from(browser: Client) -> None:
     assert '<a href="/ilert/">Back</a>' in text_of(browser.get(f"{CONNECT}?next=//evil.example"))
 
 
-@pytest.mark.parametrize("path", ["/bare/?page=2", "/ilert/", *(f"/{kind}/x/" for kind in GUARDED)])
+@pytest.mark.parametrize(
+    "path", ["/without-parentheses/?page=2", "/ilert/", *(f"/{kind}/x/" for kind in GUARDED)]
+)
 def test_back_leads_to_no_page_that_would_only_send_the_user_here_again(
     browser: Client, settings: Any, path: str
 ) -> None:
@@ -181,15 +183,20 @@ def test_back_leads_to_no_page_that_would_only_send_the_user_here_again(
 
 
 @pytest.mark.parametrize(
-    "next_url", ["/bare/?page=2", "http://testserver/bare/?page=2", "/function/x/"]
+    "next_url",
+    [
+        "/without-parentheses/?page=2",
+        "http://testserver/without-parentheses/?page=2",
+        "/function/x/",
+    ],
 )
 def test_back_leads_to_a_guarded_page_that_was_shown(
     browser: Client, settings: Any, next_url: str
 ) -> None:
     settings.ROOT_URLCONF = "tests.support.guarded_site"
-    before = "http://testserver/bare/?page=2"
+    before = "http://testserver/without-parentheses/?page=2"
     page = browser.get(CONNECT, {"next": next_url}, headers={"Referer": before})
-    assert '/bare/?page=2">Back</a>' in text_of(page)
+    assert '/without-parentheses/?page=2">Back</a>' in text_of(page)
 
 
 @pytest.mark.parametrize("before", ["/login/", "/ilert/connect/"])
@@ -198,7 +205,7 @@ def test_back_leads_not_to_a_page_that_was_only_on_the_way(
 ) -> None:
     settings.ROOT_URLCONF = "tests.support.guarded_site"
     headers = {"Referer": f"http://testserver{before}"}
-    page = browser.get(f"{CONNECT}?next=/bare/", headers=headers)
+    page = browser.get(f"{CONNECT}?next=/without-parentheses/", headers=headers)
     assert '<a href="/ilert/">Back</a>' in text_of(page)
 
 

@@ -88,7 +88,7 @@ def test_an_asynchronous_server_sends_away_from_every_kind_of_view(user: User, p
     assert is_sent_to_connect(async_to_sync(client.get)(path))
 
 
-@pytest.mark.parametrize("path", ["/bare/", "/called/"])
+@pytest.mark.parametrize("path", ["/without-parentheses/", "/called/"])
 def test_without_scopes_any_connected_account_matches(
     browser: Client, make_account: AccountFactory, path: str
 ) -> None:
@@ -96,7 +96,7 @@ def test_without_scopes_any_connected_account_matches(
     assert b"works with grace @ acme" in browser.get(path).content
 
 
-@pytest.mark.parametrize("path", ["/bare/", "/called/"])
+@pytest.mark.parametrize("path", ["/without-parentheses/", "/called/"])
 def test_without_scopes_no_account_does_not_match(browser: Client, path: str) -> None:
     response = browser.get(path)
     assert query_of(response["Location"]) == {"next": path}
@@ -141,7 +141,7 @@ def test_a_visitor_is_sent_to_log_in_and_back(db: None, path: str) -> None:
     assert response["Location"] == f"/login/?next={path}%3Fa%3D1"
 
 
-def test_a_login_page_elsewhere_is_told_the_whole_address(db: None, settings: Any) -> None:
+def test_a_login_page_elsewhere_is_told_the_complete_address(db: None, settings: Any) -> None:
     settings.LOGIN_URL = "https://sso.example/login/"
     response = Client().get("/function/it/")
     assert response["Location"] == (
@@ -210,27 +210,27 @@ def of_another_client(make_account: AccountFactory, settings: Any) -> ConnectedA
     return make_account(client_id="another-client")
 
 
-each_trouble = pytest.mark.parametrize(
-    "trouble", [needing_reconnection, unreadable, of_another_ilert, of_another_client]
+each_unusable = pytest.mark.parametrize(
+    "make_unusable", [needing_reconnection, unreadable, of_another_ilert, of_another_client]
 )
 
 
-@each_trouble
-def test_an_account_in_trouble_is_reconnected(
-    browser: Client, make_account: AccountFactory, settings: Any, trouble: Any
+@each_unusable
+def test_an_unusable_account_is_reconnected(
+    browser: Client, make_account: AccountFactory, settings: Any, make_unusable: Any
 ) -> None:
-    account = trouble(make_account, settings)
+    account = make_unusable(make_account, settings)
     sent = browser.get("/function/it/")
     assert query_of(sent["Location"])["account"] == str(account.pk)
     landed = go_through_ilert(browser, sent)
     assert browser.get(landed).content == b"it works with grace @ acme"
 
 
-@each_trouble
-def test_an_account_in_trouble_does_not_stand_in_the_way_of_another(
-    browser: Client, make_account: AccountFactory, settings: Any, trouble: Any
+@each_unusable
+def test_an_unusable_account_does_not_stand_in_the_way_of_another(
+    browser: Client, make_account: AccountFactory, settings: Any, make_unusable: Any
 ) -> None:
-    trouble(make_account, settings)
+    make_unusable(make_account, settings)
     make_account(username="ada")
     assert browser.get("/function/it/").content == b"it works with ada @ acme"
 
@@ -339,7 +339,7 @@ def test_who_denies_ends_on_the_connect_page(browser: Client, ilert: StandIn) ->
 # Several accounts
 
 
-def test_who_has_several_accounts_that_fit_is_asked_which(
+def test_who_has_several_matching_accounts_is_asked_which(
     browser: Client, make_account: AccountFactory
 ) -> None:
     make_account()
@@ -408,7 +408,7 @@ BROWSERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_program_is_answered_with_json(browser: Client, program: Any) -> None:
+def test_a_program_gets_json(browser: Client, program: Any) -> None:
     response = browser.post("/posted/", **program)
     assert response.status_code == 401
     assert response.json()["error"] == "account_required"
@@ -458,16 +458,16 @@ def test_a_program_without_a_user_is_told_where_to_log_in(
     }
 
 
-@each_trouble
-def test_a_program_of_a_user_in_trouble_is_told_to_reconnect(
-    browser: Client, make_account: AccountFactory, settings: Any, trouble: Any
+@each_unusable
+def test_a_program_with_an_unusable_account_is_told_to_reconnect(
+    browser: Client, make_account: AccountFactory, settings: Any, make_unusable: Any
 ) -> None:
-    account = trouble(make_account, settings)
+    account = make_unusable(make_account, settings)
     response = browser.get("/function/it/", headers=JSON)
     assert response.status_code == 401
-    answer = response.json()
-    assert answer["error"] == "reconnect_required"
-    assert query_of(answer["connect_url"])["account"] == str(account.pk)
+    body = response.json()
+    assert body["error"] == "reconnect_required"
+    assert query_of(body["connect_url"])["account"] == str(account.pk)
 
 
 @pytest.mark.parametrize("requested", ["profile", "profile source:w alert:w"])
@@ -477,9 +477,9 @@ def test_a_program_is_told_the_scopes_that_are_missing(
     make_account(granted_scope="profile alert:w", requested_scope=requested)
     response = browser.get("/greedy/", headers=JSON)
     assert response.status_code == 403
-    answer = response.json()
-    assert (answer["error"], answer["missing_scopes"]) == ("insufficient_scope", ["source:w"])
-    assert answer["connect_url"].startswith(CONNECT)
+    body = response.json()
+    assert (body["error"], body["missing_scopes"]) == ("insufficient_scope", ["source:w"])
+    assert body["connect_url"].startswith(CONNECT)
 
 
 def test_a_program_is_told_where_its_user_can_choose(
@@ -489,15 +489,15 @@ def test_a_program_is_told_where_its_user_can_choose(
     make_account(username="ada")
     response = browser.get("/function/it/", headers=JSON)
     assert response.status_code == 403
-    answer = response.json()
-    assert answer["error"] == "account_choice_required"
-    assert answer["choose_url"].startswith("/ilert/choose/?")
+    body = response.json()
+    assert body["error"] == "account_choice_required"
+    assert body["choose_url"].startswith("/ilert/choose/?")
 
 
 def test_the_user_of_a_program_comes_back_to_the_page_it_runs_on(browser: Client) -> None:
     headers = JSON | {"Referer": "http://testserver/dashboard/"}
-    answer = browser.get("/function/it/", headers=headers).json()
-    assert query_of(answer["connect_url"])["next"] == "http://testserver/dashboard/"
+    body = browser.get("/function/it/", headers=headers).json()
+    assert query_of(body["connect_url"])["next"] == "http://testserver/dashboard/"
 
 
 @pytest.mark.parametrize("headers", [{}, JSON])

@@ -41,7 +41,7 @@ class ByRequestsMock:
 
     def __enter__(self) -> ByRequestsMock:
         self._mocker.start()
-        for method, path, body in ANSWERS:
+        for method, path, body in RESPONSES:
             self._mocker.register_uri(method, API_URL + path, json=body)
         return self
 
@@ -59,7 +59,7 @@ class ByResponses:
 
     def __enter__(self) -> ByResponses:
         self._mocker.start()
-        for method, path, body in ANSWERS:
+        for method, path, body in RESPONSES:
             self._mocker.add(method, API_URL + path, json=body)
         return self
 
@@ -72,8 +72,8 @@ class ByResponses:
         return [(str(request.path_url), str(request.body or "")) for request in sent]
 
 
-ANSWERS: list[tuple[str, str, Any]] = [
-    ("POST", TOKEN_PATH, ilert_guide.TOKEN_ANSWER),
+RESPONSES: list[tuple[str, str, Any]] = [
+    ("POST", TOKEN_PATH, ilert_guide.TOKEN_RESPONSE),
     ("POST", TOKEN_INFO_PATH, TOKEN_INFO),
     ("POST", REVOKE_PATH, {}),
     ("GET", CURRENT_USER_PATH, {"id": 7, "username": "grace"}),
@@ -101,7 +101,7 @@ def test_a_mock_sees_a_refresh(user: User, mock: Mock) -> None:
     sent = account.refresh_token.reveal()
     with mock() as mocked:
         flows.get_access_token(account)
-    assert account.access_token == ilert_guide.TOKEN_ANSWER["access_token"]
+    assert account.access_token == ilert_guide.TOKEN_RESPONSE["access_token"]
     [(path, body)] = mocked.seen
     assert (path, parse_qs(body)["refresh_token"]) == (TOKEN_PATH, [sent])
 

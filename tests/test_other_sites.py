@@ -25,7 +25,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from ilert_standin import StandIn, serve
 from site_browser import Page, SiteBrowser
-from tests.support.user_journey import RENEW, log_in, walk
+from tests.support.user_journey import REFRESH, log_in, walk
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -39,7 +39,7 @@ Walk = Callable[..., Page]
 
 @pytest.fixture
 def walk_through(transactional_db: None, settings: Any, ilert: StandIn) -> Walk:
-    """Logs in, connects, renews by the command and disconnects; the accounts page in between."""
+    """Logs in, connects, refreshes by the command and disconnects; the accounts page in between."""
     settings.ALLOWED_HOSTS = ["127.0.0.1"]
     User.objects.create_user("site-user", password="site-password")
 
@@ -55,13 +55,13 @@ def walk_through(transactional_db: None, settings: Any, ilert: StandIn) -> Walk:
             settings.ILERT_OAUTH_REDIRECT_URI = callback if registered else None
             site = SiteBrowser(site_url)
             log_in(site, pages, username="site-user", password="site-password")
-            return walk(site, ilert, renew, pages)
+            return walk(site, ilert, refresh, pages)
 
     return all_the_way
 
 
-def renew() -> None:
-    call_command(*RENEW, verbosity=0, stdout=StringIO())
+def refresh() -> None:
+    call_command(*REFRESH, verbosity=0, stdout=StringIO())
 
 
 def urls(*patterns: Any) -> ModuleType:

@@ -62,17 +62,19 @@ def slow_and_rotating(ilert: StandIn) -> None:
 
 async def get_all(urls: list[str]) -> list[Any]:
     async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
-        answers = await asyncio.gather(*(client.get(url) for url in urls))
-    return [answer.raise_for_status().json() for answer in answers]
+        responses = await asyncio.gather(*(client.get(url) for url in urls))
+    return [response.raise_for_status().json() for response in responses]
 
 
 @pytest.mark.parametrize("view", ["one", "many", "refreshed"])
 def test_many_requests_at_once_refresh_once_and_all_get_the_new_token(
     expired_account: ConnectedAccount, ilert: StandIn, site: str, view: str
 ) -> None:
-    answers = asyncio.run(get_all([f"{site}/{expired_account.pk}/{view}/"] * 20))
-    assert len(answers) == 20
-    assert {token for answer in answers for token in answer} == {stored_tokens(expired_account)[0]}
+    responses = asyncio.run(get_all([f"{site}/{expired_account.pk}/{view}/"] * 20))
+    assert len(responses) == 20
+    assert {token for tokens in responses for token in tokens} == {
+        stored_tokens(expired_account)[0]
+    }
     assert len(ilert.token_requests) == 1
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     started = time.monotonic()
     with endpoint.running() as url:
         print(machine(map(database_version, options.database)))
-        print(f"The endpoint alone answers {endpoint.capacity(url):.0f} requests a second.")
+        print(f"The endpoint alone responds to {endpoint.capacity(url):.0f} requests a second.")
         print(f"Medians (least-most) of {options.rounds} interleaved runs.\n")
         for table in merged(_tables(options.parts, options.database, _sizes(options), url)):
             print(table)
@@ -48,17 +48,17 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    whole = Sizes()
+    full = Sizes()
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("parts", nargs="*", default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--database", action="extend", nargs="+", metavar="URL")
-    parser.add_argument("--rounds", type=int, default=whole.rounds)
-    parser.add_argument("--seconds", type=float, default=whole.seconds, help="of one run, about")
-    parser.add_argument("--latencies", type=float, nargs="+", default=whole.latencies)
-    parser.add_argument("--threads", type=int, nargs="+", default=whole.threads)
-    parser.add_argument("--accounts", type=int, nargs="+", default=whole.accounts)
-    parser.add_argument("--due-among", type=int, nargs=2, default=whole.due_among)
-    parser.add_argument("--rate-limit-seconds", type=float, default=whole.rate_limit_seconds)
+    parser.add_argument("--rounds", type=int, default=full.rounds)
+    parser.add_argument("--seconds", type=float, default=full.seconds, help="of one run, about")
+    parser.add_argument("--latencies", type=float, nargs="+", default=full.latencies)
+    parser.add_argument("--threads", type=int, nargs="+", default=full.threads)
+    parser.add_argument("--accounts", type=int, nargs="+", default=full.accounts)
+    parser.add_argument("--due-among", type=int, nargs=2, default=full.due_among)
+    parser.add_argument("--rate-limit-seconds", type=float, default=full.rate_limit_seconds)
     options = parser.parse_args()
     options.database = options.database or DATABASES
     if unknown := set(options.parts) - set(PARTS):

@@ -18,7 +18,7 @@ from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.client import TOKEN_PATH
 
 from . import rows
-from .token_endpoint import ANSWER
+from .token_endpoint import RESPONSE
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Contender:
     run: Callable[[int], None]
 
 
-def bare(threads: int) -> Contender:
+def plain(threads: int) -> Contender:
     """The limit: the same request and nothing else."""
-    return Contender("bare loop", lambda count: None, partial(_bare, threads))
+    return Contender("plain loop", lambda count: None, partial(_plain, threads))
 
 
 def ours(threads: int) -> Contender:
@@ -45,12 +45,12 @@ def social() -> Contender:
     return Contender("social-auth", rows.social_auths, _social)
 
 
-def _bare(threads: int, requests_wanted: int) -> None:
+def _plain(threads: int, requests_wanted: int) -> None:
     form = {
         "client_id": conf.client_id,
         "client_secret": conf.client_secret[0].reveal(),
         "grant_type": "refresh_token",
-        "refresh_token": ANSWER["refresh_token"],
+        "refresh_token": RESPONSE["refresh_token"],
     }
     url = conf.api_url + TOKEN_PATH
     number = count()  # next() of it is atomic

@@ -15,7 +15,7 @@ from .tables import Table
 
 
 def measure(sizes: Sizes, url: str, database: str) -> list[Table]:
-    four = [contenders.ours(1), contenders.esi(), contenders.social(), contenders.bare(1)]
+    four = [contenders.ours(1), contenders.esi(), contenders.social(), contenders.plain(1)]
     count = sizes.rows(1, 0)
     runs = interleaved(four, [count] * len(four), latency=0, rounds=sizes.rounds, url=url)
     head = ["database", "who", "CPU ms", "queries"]

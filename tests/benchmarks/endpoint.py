@@ -17,7 +17,7 @@ PROGRAM = [sys.executable, "-m", "tests.benchmarks.token_endpoint"]
 
 @dataclass(frozen=True)
 class Seen:
-    answered: int
+    served: int
     refused: int
     busiest: int
 

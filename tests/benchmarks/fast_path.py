@@ -1,4 +1,4 @@
-"""A fresh token against one bare decryption of the same ciphertext."""
+"""A fresh token against one plain decryption of the same ciphertext."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def measure(sizes: Sizes, url: str, database: str) -> list[Table]:
     account.access_token_expires_at = timezone.now() + timedelta(hours=1)
     fernet = Fernet(Fernet.generate_key())
     ciphertext = fernet.encrypt(account.access_token.reveal().encode())
-    ours, bare = [], []
+    ours, plain = [], []
     with connection.execute_wrapper(_forbid):
         for _ in range(sizes.rounds):
             ours.append(_microseconds(lambda: flows.get_access_token(account)))
-            bare.append(_microseconds(lambda: fernet.decrypt(ciphertext)))
-    ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)]
-    head = ["database", "get_access_token, us", "bare decryption, us", "ratio", "queries"]
+            plain.append(_microseconds(lambda: fernet.decrypt(ciphertext)))
+    ratios = [mine / theirs for mine, theirs in zip(ours, plain, strict=True)]
+    head = ["database", "get_access_token, us", "plain decryption, us", "ratio", "queries"]
     table = Table("The fast path", head)
-    table.rows.append([database, spread(ours, 1), spread(bare, 1), spread(ratios, 2), "0"])
+    table.rows.append([database, spread(ours, 1), spread(plain, 1), spread(ratios, 2), "0"])
     return [table]
 
 

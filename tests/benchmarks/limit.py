@@ -1,4 +1,4 @@
-"""Bulk refresh against a bare loop of requests on the same number of threads."""
+"""Bulk refresh against a plain loop of requests on the same number of threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .tables import Table
 
 def measure(sizes: Sizes, url: str, database: str) -> list[Table]:
     head = ["database", "latency", *(f"{threads} threads" for threads in sizes.threads)]
-    table = Table("Refreshes a second, of those of a bare loop of requests, and their ratio", head)
+    table = Table("Refreshes a second, of those of a plain loop of requests, and their ratio", head)
     for latency in sizes.latencies:
         cells = [_cell(sizes, url, threads, latency) for threads in sizes.threads]
         table.rows.append([database, f"{latency * 1000:.0f} ms", *cells])
@@ -19,6 +19,6 @@ def measure(sizes: Sizes, url: str, database: str) -> list[Table]:
 
 def _cell(sizes: Sizes, url: str, threads: int, latency: float) -> str:
     count = sizes.rows(threads, latency)
-    pair = [contenders.ours(threads), contenders.bare(threads)]
-    ours, bare = interleaved(pair, [count, count], latency=latency, rounds=sizes.rounds, url=url)
-    return f"{spread(ours.per_second)} of {spread(bare.per_second)}: {spread(ours.over(bare), 2)}"
+    pair = [contenders.ours(threads), contenders.plain(threads)]
+    ours, plain = interleaved(pair, [count, count], latency=latency, rounds=sizes.rounds, url=url)
+    return f"{spread(ours.per_second)} of {spread(plain.per_second)}: {spread(ours.over(plain), 2)}"

@@ -43,8 +43,8 @@ def _measure(contender: Contender, count: int, runs: Runs, latency: float, url: 
     contender.run(count)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     seen = endpoint.restart(url)
-    if seen.answered != count:
-        raise RuntimeError(f"{contender.name}: {seen.answered} requests instead of {count}")
+    if seen.served != count:
+        raise RuntimeError(f"{contender.name}: {seen.served} requests instead of {count}")
     runs.per_second.append(count / seconds)
     runs.cpu_seconds.append(cpu / count)
 

@@ -14,7 +14,7 @@ THREADS = 4
 
 def measure(sizes: Sizes, url: str, database: str) -> list[Table]:
     head = ["database", "accounts", "peak MB", "refreshes a second"]
-    table = Table("Memory of a whole run", head)
+    table = Table("Memory of a complete run", head)
     for count in sizes.accounts:
         ours = [contenders.ours(THREADS)]
         [runs] = interleaved(ours, [count], latency=0, rounds=1, url=url)

@@ -28,14 +28,14 @@ VERSIONS = {
 
 def measured(part: str, sizes: Sizes, url: str, database_url: str) -> list[Table]:
     """The tables of the part; ``part`` names a module."""
-    return _apart(partial(_measure, part, sizes, url, database_url))
+    return _separately(partial(_measure, part, sizes, url, database_url))
 
 
 def database_version(database_url: str) -> str:
-    return _apart(partial(_version, database_url))
+    return _separately(partial(_version, database_url))
 
 
-def _apart(call: Callable[[], Result]) -> Result:
+def _separately(call: Callable[[], Result]) -> Result:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(call).result()
 

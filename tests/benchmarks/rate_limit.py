@@ -22,7 +22,7 @@ def measure(sizes: Sizes, url: str, database: str) -> list[Table]:
     due = ConnectedAccount.objects.expiring(within=timedelta(minutes=15))
     result = flows.refresh_many(due, per_minute=sizes.per_minute)
     seen = endpoint.restart(url)
-    kept = seen.answered / result.seconds * 60
+    kept = seen.served / result.seconds * 60
     head = ["database", "chosen", "kept a minute", "of it", "busiest minute", "429s", "seconds"]
     table = Table(f"The rate against a limit of {ILERT_LIMIT} in any rolling minute", head)
     share = f"{kept / sizes.per_minute:.1%}"

@@ -15,11 +15,11 @@ from django.utils import timezone
 from django_ilert_oauth.conf import conf
 from django_ilert_oauth.models import ConnectedAccount
 
-from .token_endpoint import ANSWER
+from .token_endpoint import RESPONSE
 
 #: Rows that are made and inserted at once; few, so that the memory they take does not count.
 BATCH = 100
-TOKENS = {"access_token": ANSWER["access_token"], "refresh_token": ANSWER["refresh_token"]}
+TOKENS = {"access_token": RESPONSE["access_token"], "refresh_token": RESPONSE["refresh_token"]}
 ESI_KEYS = "esi_sso_jwks"
 
 
@@ -34,8 +34,8 @@ def accounts(count: int, *, expired: int | None = None) -> None:
             api_url=conf.api_url,
             tenant_id="acme",
             username=f"person-{number}",
-            requested_scope=ANSWER["scope"],
-            granted_scope=ANSWER["scope"],
+            requested_scope=RESPONSE["scope"],
+            granted_scope=RESPONSE["scope"],
             access_token_expires_at=now + timedelta(minutes=in_minutes),
             refresh_token_expires_at=now + timedelta(days=365),
             refreshed_at=now - timedelta(hours=1),

@@ -1,4 +1,4 @@
-"""``IlertSession.get`` against a bare session of ``requests`` with the token in its headers."""
+"""``IlertSession.get`` against a plain session of ``requests`` with the token in its headers."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ def measure(sizes: Sizes, url: str, database: str) -> list[Table]:
     rows.accounts(1)
     account = ConnectedAccount.objects.get()
     account.access_token_expires_at = timezone.now() + timedelta(hours=1)
-    ours, bare = [], []
-    with IlertSession(account) as session, requests.Session() as plain:
-        plain.headers["Authorization"] = f"Bearer {account.access_token.reveal()}"
+    ours, plain = [], []
+    with IlertSession(account) as session, requests.Session() as session_of_requests:
+        session_of_requests.headers["Authorization"] = f"Bearer {account.access_token.reveal()}"
         for _ in range(sizes.rounds * RUNS_PER_ROUND):
             ours.append(_cpu_microseconds(lambda: session.get("/", params=QUERY)))
-            bare.append(
-                _cpu_microseconds(lambda: plain.get(url, params=QUERY, timeout=conf.timeout))
+            plain.append(
+                _cpu_microseconds(
+                    lambda: session_of_requests.get(url, params=QUERY, timeout=conf.timeout)
+                )
             )
-    ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)]
+    ratios = [mine / theirs for mine, theirs in zip(ours, plain, strict=True)]
     head = ["database", "IlertSession.get, us of CPU", "requests.Session.get", "ratio"]
     table = Table("A call of ilert's API", head)
-    table.rows.append([database, spread(ours), spread(bare), spread(ratios, 2)])
+    table.rows.append([database, spread(ours), spread(plain), spread(ratios, 2)])
     return [table]
 
 

@@ -1,4 +1,4 @@
-"""What an app adds to ``django.setup()`` of a bare project, beside its peers."""
+"""What an app adds to ``django.setup()`` of a plain project, beside its peers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .measuring import spread
 from .sizes import Sizes
 from .tables import Table
 
-BARE = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"]
+PLAIN = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"]
 APPS = {
     "ours": ["django_ilert_oauth"],
     "django-allauth": ["allauth", "allauth.account", "allauth.socialaccount"],
@@ -38,16 +38,16 @@ def measure(sizes: Sizes, url: str, database: str) -> list[Table]:
     for _ in range(sizes.rounds * 3):
         for name in names:
             milliseconds[name].append(_set_up(APPS.get(name, [])) * 1000)
-    bare = milliseconds.pop("nothing")
+    plain = milliseconds.pop("nothing")
     table = Table("Milliseconds added to django.setup()", list(milliseconds))
-    table.rows.append([_added(times, bare) for times in milliseconds.values()])
+    table.rows.append([_added(times, plain) for times in milliseconds.values()])
     return [table]
 
 
 def _set_up(apps: Sequence[str]) -> float:
-    command = [sys.executable, "-c", SCRIPT, *BARE, *apps]
+    command = [sys.executable, "-c", SCRIPT, *PLAIN, *apps]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def _added(times: Sequence[float], bare: Sequence[float]) -> str:
-    return spread([with_app - without for with_app, without in zip(times, bare, strict=True)])
+def _added(times: Sequence[float], plain: Sequence[float]) -> str:
+    return spread([with_app - without for with_app, without in zip(times, plain, strict=True)])

@@ -1,8 +1,8 @@
-"""A token endpoint: a program of its own that answers every POST with new tokens.
+"""A token endpoint: a program of its own that responds to every POST with new tokens.
 
 It prints its port and ends with its standard input. ``GET /?latency=0.05&limit=700`` sets the
-seconds until an answer and the answers in any rolling minute (0: no limit; more are refused with
-429), and answers what was counted since the last such request.
+seconds until a response and how many tokens any rolling minute gets (0: no limit; further requests
+are refused with 429), and returns what was counted since the last such request.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-ANSWER = json.loads((Path(__file__).parents[1] / "standin/seed_answer.json").read_text())
+RESPONSE = json.loads((Path(__file__).parents[1] / "standin/seed_response.json").read_text())
 TOKENS = ("access_token", "refresh_token")
-BODY = json.dumps({**ANSWER, **{name: f"{ANSWER[name]}-SERIAL" for name in TOKENS}})
+BODY = json.dumps({**RESPONSE, **{name: f"{RESPONSE[name]}-SERIAL" for name in TOKENS}})
 MINUTE = 60.0
 
 
@@ -29,7 +29,7 @@ class Counts:
 
     latency: float = 0.0
     limit: int = 0
-    answered: int = 0
+    served: int = 0
     refused: int = 0
     busiest: int = 0
     _minute: deque[float] = field(default_factory=deque)
@@ -41,7 +41,7 @@ class Counts:
         if self.limit and len(self._minute) >= self.limit:
             self.refused += 1
             return False
-        self.answered += 1
+        self.served += 1
         self._minute.append(now)
         self.busiest = max(self.busiest, len(self._minute))
         return True
@@ -62,9 +62,9 @@ class Endpoint(asyncio.Protocol):
         head, end, body = self._received.partition(b"\r\n\r\n")
         if end and len(body) >= _content_length(head):
             self._received = b""
-            self._answer(head)
+            self._respond(head)
 
-    def _answer(self, head: bytes) -> None:
+    def _respond(self, head: bytes) -> None:
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
         if method == "GET":
             self._write(200, json.dumps(_restart(target)))
@@ -98,7 +98,7 @@ def _tokens() -> str:
 def _restart(target: str) -> dict[str, int]:
     past, query = Endpoint.counts, parse_qs(urlsplit(target).query)
     Endpoint.counts = Counts(float(query["latency"][0]), int(query["limit"][0]))
-    return {"answered": past.answered, "refused": past.refused, "busiest": past.busiest}
+    return {"served": past.served, "refused": past.refused, "busiest": past.busiest}
 
 
 async def _serve() -> None:

@@ -104,7 +104,7 @@ def new_user(**columns: Any) -> User:
 
 
 def session_of(user: User) -> str:
-    """The value of the cookie that a log-in would have set."""
+    """The value of the cookie that a login would have set."""
     client = Client()
     client.force_login(user)
     return client.cookies[settings.SESSION_COOKIE_NAME].value
@@ -154,7 +154,7 @@ def accounts_in_each_state(example: Example, user: User) -> list[ConnectedAccoun
 
 
 def make_up_account(example: Example, user: User, **columns: Any) -> ConnectedAccount:
-    """Connected 40 days ago, renewed lately, and unknown to ilert."""
+    """Connected 40 days ago, refreshed lately, and unknown to ilert."""
     now = timezone.now()
     columns = {
         "user": user,

@@ -21,10 +21,10 @@ SHEETS = {
     "tailwind": "tailwindcss/preflight.css",
 }
 PLACES = ["prepend", "append"]
-BARE = "button, a, input { border: 0; background: none } li { list-style: square }"
+PLAIN = "button, a, input { border: 0; background: none } li { list-style: square }"
 
 
-@pytest.fixture(params=[*SHEETS, "bare"])
+@pytest.fixture(params=[*SHEETS, "plain"])
 def framework(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -32,8 +32,8 @@ def framework(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def css(framework: str) -> str:
-    if framework == "bare":
-        return BARE
+    if framework == "plain":
+        return PLAIN
     path = PACKAGES / SHEETS[framework]
     if not path.exists():
         pytest.skip("tox run -e browser has npm fetch it")

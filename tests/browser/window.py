@@ -273,7 +273,7 @@ class Window:
         return cast(float, self._driver.execute_async_script(BRIGHTNESS, shot["data"]))
 
     def take_picture(self, name: str) -> None:
-        """Of the whole page."""
+        """Of the complete page."""
         if self._pictures is None:
             return
         self._pictures.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from django_ilert_oauth.models import ConnectedAccount
 from ilert_standin import StandIn, serve
 from tests.support.celery_app import clean_up, fleet_app
 from tests.support.request_gate import RequestGate
-from tests.support.require_services import address_of, answers
+from tests.support.require_services import accepts_connections, address_of
 
 ROOT = Path(__file__).parents[2]
 CELERY_WORKER = [sys.executable, "-m", "celery", "-A", "tests.support.celery_worker", "worker"]
@@ -43,8 +43,10 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
 def broker_url(request: pytest.FixtureRequest) -> str:
     url: str = request.param
     host, port = address_of(url)
-    if not answers((host, port)):
-        pytest.fail(f"{host}:{port} does not answer: start it, or set CELERY_BROKER_URL", False)
+    if not accepts_connections((host, port)):
+        pytest.fail(
+            f"{host}:{port} accepts no connections: start it, or set CELERY_BROKER_URL", False
+        )
     return url
 
 
@@ -152,7 +154,7 @@ def workers(
         "FLEET_DATABASE": str(connection.settings_dict["NAME"]),
         "FLEET_ILERT": settings.ILERT_OAUTH_API_URL,
         "FLEET_ORDER_TO_DIE": str(tmp_path / "die"),
-        "FLEET_PACE": "6000",
+        "FLEET_RATE_LIMIT": "6000",
     }
     workers = Workers(os.environ | facts, tmp_path)
     yield workers

@@ -74,7 +74,7 @@ def test_a_broker_that_restarts_costs_no_account_and_no_second_request(
 ) -> None:
     """In the middle of a minute, while messages wait for their slots in the workers."""
     accounts = make_due(60)
-    workers.environment["FLEET_PACE"] = "600"
+    workers.environment["FLEET_RATE_LIMIT"] = "600"
     start(workers, 2)
     refresh_expiring_tokens.delay()
     eventually(lambda: left() < 50, workers)

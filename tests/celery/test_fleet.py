@@ -58,15 +58,16 @@ def test_a_worker_killed_midway_costs_no_account_and_no_second_request(
         workers.start()
     eventually(lambda: workers.log.count(" ready.") == 2, workers)
     beat = Beat()
-    # Both processes of a worker have a request under way that ilert has not seen, and no answer to
-    # store. Those of the other may wait for the same accounts, whose messages have come back.
+    # Both processes of a worker have a request under way that ilert has not seen, and no
+    # response to store. Those of the other may wait for the same accounts, whose messages have come
+    # back.
     eventually(lambda: beat.tick() and 2 in gate.waiting.values(), workers)
     [(unlucky, _count)] = gate.waiting.most_common(1)
     workers.kill(workers.running[unlucky])
     eventually(lambda: gate.waiting[unlucky] == 0, workers)
     assert 0 < left() < 500
     gate.open.set()
-    # Where they waited in vain, the task itself tries again, after a minute.
+    # Where they waited in vain, the task itself retries, after a minute.
     eventually(lambda: beat.tick() and left() == 0, workers, seconds=180)
     assert requests_by_account(ilert) == {account.pk: 1 for account in accounts}
     assert {made.status for made in ilert.token_requests} == {200}
@@ -76,12 +77,12 @@ def test_a_worker_killed_midway_costs_no_account_and_no_second_request(
     assert [secret for secret in secrets if secret in said] == []
 
 
-def test_two_workers_together_keep_the_pace_at_the_token_endpoint(
+def test_two_workers_together_keep_the_rate_limit_of_the_token_endpoint(
     make_due: MakeDue, gate: RequestGate, workers: Workers
 ) -> None:
     """Ten a second. What piles up while the machine is busy comes at once, so twice as many may."""
     make_due(150)
-    workers.environment["FLEET_PACE"] = "600"
+    workers.environment["FLEET_RATE_LIMIT"] = "600"
     for _ in range(2):
         workers.start()
     eventually(lambda: workers.log.count(" ready.") == 2, workers)

@@ -20,7 +20,7 @@ from ilert_standin import StandIn, serve
 from site_browser import SiteBrowser
 from tests.package.shell import Shell
 from tests.support import docs
-from tests.support.user_journey import RENEW, connect, disconnect, log_in, standin_for, walk
+from tests.support.user_journey import REFRESH, connect, disconnect, log_in, standin_for, walk
 
 PACKAGE = "django_ilert_oauth"
 #: Where the tutorial has the site and its callback.
@@ -28,7 +28,7 @@ SITE, CALLBACK = "http://127.0.0.1:8000", "/ilert/callback/"
 SETTINGS, URLS = Path("mysite", "settings.py"), Path("mysite", "urls.py")
 IN_SHELL = "python manage.py shell --command"
 PASSWORD = secrets.token_urlsafe(12)
-ANSWERS = {
+REPLIES = {
     "Username": "admin",
     "Email address": "admin@site.example",
     "Password:": PASSWORD,
@@ -123,7 +123,7 @@ class Newcomer:
                 case docs.Command("python manage.py runserver"):
                     self.connect_and_call()
                 case docs.Command("python manage.py createsuperuser" as line):
-                    self.shell.answer(line, ANSWERS)
+                    self.shell.run_dialog(line, REPLIES)
                 case docs.Command("python manage.py check --deploy" as line):
                     said = self.shell.run(line, may_fail=True)
                     assert set(re.findall(r"ilert_oauth\.\w+", said)) == LEFT_TO_BE_SET
@@ -139,12 +139,12 @@ class Newcomer:
             [example, *_others] = docs.blocks("python", docs.README)
             said = self.shell.run(f"{IN_SHELL} {quote(EXAMPLE + example)}")
             assert "Website checks\nServer room\n" in said
-            self.renew()
+            self.refresh()
             disconnect(self.site, standin)
         self.has_called = True
 
     def add_allauth(self) -> None:
-        """Which has log-in pages and accounts of its own."""
+        """Which has login pages and accounts of its own."""
         self.shell.run("pip install --quiet 'django-allauth[socialaccount]'")
         self.add(SETTINGS, ALLAUTH_SETTINGS)
         self.add(URLS, ALLAUTH_URLS)
@@ -152,7 +152,7 @@ class Newcomer:
         with self.serving() as standin:
             self.site.session.cookies.clear()
             log_in(self.site, "/ilert/", login="admin", password=PASSWORD)
-            walk(self.site, standin, self.renew)
+            walk(self.site, standin, self.refresh)
 
     def deploy(self) -> None:
         self.add(SETTINGS, DEPLOYED)
@@ -183,8 +183,8 @@ class Newcomer:
             with self.shell.serving(line, self.port):
                 yield standin
 
-    def renew(self) -> None:
-        self.shell.run(f"python manage.py {' '.join(RENEW)}")
+    def refresh(self) -> None:
+        self.shell.run(f"python manage.py {' '.join(REFRESH)}")
 
     def add(self, path: Path, lines: str) -> None:
         with (self.shell.folder / path).open("a") as file:

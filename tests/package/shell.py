@@ -44,14 +44,14 @@ class Shell:
         self.environment |= {name: exported[name] for name in exported if name.startswith(KEPT)}
         return printed
 
-    def answer(self, line: str, answers: Mapping[str, str]) -> None:
+    def run_dialog(self, line: str, replies: Mapping[str, str]) -> None:
         """For a line that asks at a terminal: each prompt and what is typed."""
         ours, theirs = pty.openpty()
         with self._started(line, stdin=theirs, stdout=theirs, stderr=theirs) as process:
             # Else reading would wait for ever, once the process has ended.
             os.close(theirs)
             seen = ""
-            for prompt, text in answers.items():
+            for prompt, text in replies.items():
                 while prompt not in seen:
                     seen += os.read(ours, 1024).decode()
                 os.write(ours, f"{text}\n".encode())

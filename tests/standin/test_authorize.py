@@ -15,9 +15,9 @@ def test_a_user_logs_in_allows_and_comes_back_with_a_code_and_the_state_that_was
 
 
 def test_a_denial_comes_back_as_access_denied(client: AppClient) -> None:
-    answer = query_of(browser.authorize(client.authorize_url(), allow=False))
-    assert answer.keys() == {"error", "error_description", "state"}
-    assert answer["error"] == "access_denied"
+    query = query_of(browser.authorize(client.authorize_url(), allow=False))
+    assert query.keys() == {"error", "error_description", "state"}
+    assert query["error"] == "access_denied"
 
 
 def test_the_login_page_offers_every_tenant_and_user(client: AppClient) -> None:
@@ -125,11 +125,11 @@ def test_any_other_mistake_is_sent_back_with_the_state(
     client: AppClient, changes: dict[str, str | None], code: str
 ) -> None:
     response = client.open_authorize(**changes)
-    answer = query_of(response.headers["Location"])
+    query = query_of(response.headers["Location"])
     assert response.headers["Location"].startswith(f"{REDIRECT_URI}?")
-    assert answer["error"] == code
-    assert answer["error_description"]
-    assert answer["state"] == "a state & more"
+    assert query["error"] == code
+    assert query["error_description"]
+    assert query["state"] == "a state & more"
 
 
 def test_a_query_in_the_registered_uri_is_kept(standin: StandIn, client: AppClient) -> None:

@@ -36,8 +36,8 @@ def test_each_connects_with_its_own_credentials_and_redirect_uri(client: AppClie
 def test_each_is_an_app_of_its_own(client: AppClient) -> None:
     other = client.exchange(code(client), **AS_OTHER).json()
     tokens = [client.connect()["access_token"], other["access_token"]]
-    answers = [client.post("token_info", {"token": token}).json() for token in tokens]
-    assert [answer["app_id"] for answer in answers] == [250, 251]
+    infos = [client.post("token_info", {"token": token}).json() for token in tokens]
+    assert [info["app_id"] for info in infos] == [250, 251]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def inject(standin: StandIn, text: str) -> None:
     standin.add_fault(*parse_fault(text))
 
 
-def test_a_fault_comes_once_and_then_the_real_answer(standin: StandIn, client: AppClient) -> None:
+def test_a_fault_comes_once_and_then_the_real_response(standin: StandIn, client: AppClient) -> None:
     token = client.connect()["refresh_token"]
     standin.add_fault("token", Fault(status=503, body="busy", headers={"Retry-After": "9"}))
     response = client.refresh(token)
@@ -107,7 +107,7 @@ def test_a_429_on_the_token_endpoint_comes_without_retry_after(
 
 
 @pytest.mark.parametrize("what", ["html", "empty", "truncated"])
-def test_an_answer_can_be_no_json_at_all(standin: StandIn, client: AppClient, what: str) -> None:
+def test_a_response_can_be_no_json_at_all(standin: StandIn, client: AppClient, what: str) -> None:
     inject(standin, f"token:{what}")
     response = client.refresh("unknown")
     assert response.status_code == 200
@@ -115,14 +115,14 @@ def test_an_answer_can_be_no_json_at_all(standin: StandIn, client: AppClient, wh
         response.json()
 
 
-def test_a_slow_answer_is_the_real_one(standin: StandIn, client: AppClient) -> None:
+def test_a_slow_response_is_the_real_one(standin: StandIn, client: AppClient) -> None:
     inject(standin, "token:hang=0.1")
     started = time.monotonic()
     assert oauth_error(client.refresh("unknown")) == (401, "invalid_grant")
     assert time.monotonic() - started >= 0.1
 
 
-def test_a_hanging_answer_runs_into_the_clients_timeout(
+def test_a_hanging_response_runs_into_the_clients_timeout(
     standin: StandIn, client: AppClient
 ) -> None:
     inject(standin, "users/current:hang=0.3")
@@ -140,7 +140,7 @@ def test_a_dropped_request_is_recorded_without_a_status(
     assert [made.status for made in standin.token_requests] == [0]
 
 
-def test_a_lost_answer_is_of_a_request_that_was_carried_out(
+def test_a_lost_response_is_of_a_request_that_was_carried_out(
     standin: StandIn, client: AppClient
 ) -> None:
     standin.options.rotate = True
@@ -154,7 +154,7 @@ def test_a_lost_answer_is_of_a_request_that_was_carried_out(
     assert oauth_error(client.refresh(token)) == (401, "invalid_grant")
 
 
-def test_a_late_answer_is_of_a_request_that_was_carried_out_at_once(
+def test_a_late_response_is_of_a_request_that_was_carried_out_at_once(
     standin: StandIn, client: AppClient
 ) -> None:
     standin.options.rotate = True
@@ -162,11 +162,11 @@ def test_a_late_answer_is_of_a_request_that_was_carried_out_at_once(
     inject(standin, "token:late=0.5")
     started = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(client.refresh, token)
+        future = pool.submit(client.refresh, token)
         while standin.ledger() == {standin.grant_of(token): token}:
             time.sleep(0.01)
-        assert not answer.done()
-        assert answer.result().json()["refresh_token"] in standin.ledger().values()
+        assert not future.done()
+        assert future.result().json()["refresh_token"] in standin.ledger().values()
     assert time.monotonic() - started >= 0.5
 
 
@@ -196,11 +196,13 @@ def raw_refresh(client: AppClient, token: str) -> tuple[float, float, bytes]:
 
 
 @pytest.mark.parametrize("what", ["drip", "drip-headers"])
-def test_a_dripping_answer_is_the_real_one(standin: StandIn, client: AppClient, what: str) -> None:
+def test_a_dripping_response_is_the_real_one(
+    standin: StandIn, client: AppClient, what: str
+) -> None:
     token = str(standin.issue_tokens("acme", "grace")["refresh_token"])
     inject(standin, f"token:{what}=0.0001")
-    answer = client.refresh(token)
-    assert client.api("GET", "users/current", answer.json()["access_token"]).status_code == 200
+    response = client.refresh(token)
+    assert client.api("GET", "users/current", response.json()["access_token"]).status_code == 200
 
 
 def test_a_body_drips_after_its_headers(standin: StandIn, client: AppClient) -> None:
@@ -226,7 +228,7 @@ def test_a_body_can_drip_more_slowly_than_a_client_is_patient(
     assert client.api("GET", "users/current").status_code == 401
 
 
-def test_a_gateway_before_ilert_answers_in_html(standin: StandIn, client: AppClient) -> None:
+def test_a_gateway_before_ilert_responds_in_html(standin: StandIn, client: AppClient) -> None:
     inject(standin, "token:gateway")
     response = client.refresh("unknown")
     assert (response.status_code, response.headers["Content-Type"]) == (502, "text/html")

@@ -78,7 +78,7 @@ def test_reset_forgets_everything_and_restores_the_options(
     assert client.connect()["expires_in"] == 3600
 
 
-def test_the_options_given_are_left_alone() -> None:
+def test_the_options_given_are_not_changed() -> None:
     given = Options()
     standin = StandIn(given)
     standin.options.rotate = True

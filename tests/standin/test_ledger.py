@@ -74,7 +74,7 @@ def test_without_rotation_a_token_is_never_used_up(rotating: StandIn, client: Ap
     assert [client.refresh(token).status_code for _ in range(3)] == [200] * 3
 
 
-def test_a_token_that_ran_out_is_refused_and_not_called_reused(
+def test_a_token_that_expired_is_refused_and_not_called_reused(
     rotating: StandIn, client: AppClient, clock: Clock
 ) -> None:
     token = connect(rotating)

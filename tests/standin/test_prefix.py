@@ -1,4 +1,4 @@
-"""The whole of it below a path, as a self-hosted ilert may be."""
+"""All of it below a path, as a self-hosted ilert may be."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def below(standin: StandIn, client: AppClient) -> None:
     client.base_url += PREFIX
 
 
-def test_a_user_connects_and_the_api_answers(client: AppClient) -> None:
+def test_a_user_connects_and_the_api_responds(client: AppClient) -> None:
     tokens = client.connect()
     assert client.api("GET", "users/current", tokens["access_token"]).status_code == 200
     assert client.refresh(tokens["refresh_token"]).status_code == 200

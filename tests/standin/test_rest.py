@@ -70,7 +70,7 @@ def test_the_profile_needs_its_scope(standin: StandIn, client: AppClient) -> Non
     assert missing_scope(response) == "profile"
 
 
-def test_a_refusal_names_the_scope_that_is_missing(standin: StandIn, client: AppClient) -> None:
+def test_a_403_names_the_scope_that_is_missing(standin: StandIn, client: AppClient) -> None:
     mine = token(standin, "profile")
     one = "alert-sources/1001"
     assert missing_scope(client.api("GET", one, mine)) == "source"
@@ -122,22 +122,24 @@ def test_a_team_is_recorded_by_either_header(
     assert standin.requests[0].headers[name.title()] == "-1"
 
 
-def test_every_answer_of_the_api_has_an_id_of_its_own(standin: StandIn, client: AppClient) -> None:
+def test_every_response_of_the_api_has_an_id_of_its_own(
+    standin: StandIn, client: AppClient
+) -> None:
     standin.add_fault("token", Fault(status=500))
-    answers = [
+    responses = [
         client.api("GET", "alert-sources", token(standin, "source")),
         client.api("GET", "alert-sources"),
         client.api("GET", "nothing"),
         client.refresh("unknown"),
         client.refresh("unknown"),
     ]
-    assert len({answer.headers["correlation-id"] for answer in answers}) == len(answers)
+    assert len({response.headers["correlation-id"] for response in responses}) == len(responses)
 
 
 def test_a_page_and_a_gateway_have_no_such_id(standin: StandIn, client: AppClient) -> None:
     standin.add_fault(*parse_fault("token:gateway"))
-    for answer in (client.open_authorize(), client.refresh("unknown")):
-        assert "correlation-id" not in answer.headers
+    for response in (client.open_authorize(), client.refresh("unknown")):
+        assert "correlation-id" not in response.headers
 
 
 @pytest.mark.parametrize("code", ["FEATURE_REQUIRED", "QUOTA_EXCEEDED"])

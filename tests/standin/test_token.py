@@ -7,7 +7,7 @@ import pytest
 from ilert_standin import StandIn
 from tests.support.app_client import OAUTH, REDIRECT_URI, VERIFIER, AppClient, Clock, oauth_error
 
-SEED = json.loads(Path(__file__).with_name("seed_answer.json").read_text())
+SEED = json.loads(Path(__file__).with_name("seed_response.json").read_text())
 
 
 def claims_of(token: str) -> dict[str, object]:
@@ -15,7 +15,7 @@ def claims_of(token: str) -> dict[str, object]:
     return claims
 
 
-def test_the_answer_has_the_shape_of_the_seed_guide(client: AppClient) -> None:
+def test_the_response_has_the_shape_of_the_seed_guide(client: AppClient) -> None:
     tokens = client.connect()
     assert list(tokens) == list(SEED)
     for name in ("token_type", "expires_in", "scope", "refresh_token_expires_in"):
@@ -137,7 +137,7 @@ def test_another_grant_type_is_not_supported(client: AppClient) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["token", "token_info", "revoke"])
-def test_only_forms_are_read_and_posts_answered(client: AppClient, endpoint: str) -> None:
+def test_only_forms_and_posts_are_accepted(client: AppClient, endpoint: str) -> None:
     url = f"{client.base_url}{OAUTH}/{endpoint}"
     assert oauth_error(client.http.post(url, json={"token": "x"})) == (400, "invalid_request")
     assert client.http.get(url).status_code == 405
@@ -151,10 +151,10 @@ def test_a_token_in_the_query_string_is_not_read(client: AppClient, endpoint: st
 
 def test_a_refresh_brings_an_access_token_and_keeps_the_refresh_token(client: AppClient) -> None:
     tokens = client.connect()
-    answer = client.refresh(tokens["refresh_token"]).json()
-    assert answer.keys() == {"token_type", "access_token", "expires_in", "scope"}
-    assert answer["access_token"] != tokens["access_token"]
-    assert answer["scope"] == tokens["scope"]
+    body = client.refresh(tokens["refresh_token"]).json()
+    assert body.keys() == {"token_type", "access_token", "expires_in", "scope"}
+    assert body["access_token"] != tokens["access_token"]
+    assert body["scope"] == tokens["scope"]
     assert client.refresh(tokens["refresh_token"]).status_code == 200
 
 
@@ -163,10 +163,10 @@ def test_with_rotation_the_old_refresh_token_is_dead_at_once(
 ) -> None:
     standin.options.rotate = True
     old = client.connect()["refresh_token"]
-    answer = client.refresh(old).json()
-    assert list(answer) == list(SEED)
+    body = client.refresh(old).json()
+    assert list(body) == list(SEED)
     assert oauth_error(client.refresh(old)) == (401, "invalid_grant")
-    assert client.refresh(answer["refresh_token"]).status_code == 200
+    assert client.refresh(body["refresh_token"]).status_code == 200
     assert standin.live_refresh_tokens("acme", "grace") == 1
 
 

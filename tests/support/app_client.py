@@ -78,9 +78,9 @@ class AppClient:
     def connect(
         self, tenant: str = "acme", username: str = "grace", scope: str = "profile source:w"
     ) -> dict[str, Any]:
-        answer = self.exchange(self.code(tenant, username, scope=scope))
-        assert answer.status_code == 200, answer.text
-        tokens: dict[str, Any] = answer.json()
+        response = self.exchange(self.code(tenant, username, scope=scope))
+        assert response.status_code == 200, response.text
+        tokens: dict[str, Any] = response.json()
         return tokens
 
     def token_info(self, token: str) -> object:
@@ -114,7 +114,7 @@ def rest_error(response: requests.Response) -> tuple[int, str]:
 
 
 def missing_scope(response: requests.Response) -> str:
-    """Of an answer that must be a 403 for want of a scope."""
+    """Of a response that must be a 403 for want of a scope."""
     assert rest_error(response) == (403, "OAUTH2_SCOPE_ERROR")
     scope: str = response.json()["scope"]
     return scope

@@ -18,7 +18,7 @@ from tests.support.celery_app import fleet_app
 
 settings.DATABASES["default"]["NAME"] = os.environ["FLEET_DATABASE"]
 settings.ILERT_OAUTH_API_URL = os.environ["FLEET_ILERT"]
-settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = int(os.environ["FLEET_PACE"])
+settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = int(os.environ["FLEET_RATE_LIMIT"])
 settings.ILERT_OAUTH_TIMEOUT = (1, 8)
 
 

@@ -34,7 +34,7 @@ def scopes_asked_at_ilert(browser: Client, page: Any, **filled_in: str) -> set[s
 
 
 def go_through_ilert(browser: Client, sent: Any, username: str = "grace") -> str:
-    """From the answer that sends the user to connect to the address where they land in the end."""
+    """From the response that sends the user to connect to where they land in the end."""
     page = browser.get(sent["Location"])
     callback: Any = browser.get(authorize(press(browser, page), username=username))
     assert callback.status_code == 302

@@ -149,7 +149,7 @@ class RowLock:
 
 
 class TableLock(RowLock):
-    """Of the whole table, as a migration takes it."""
+    """Of the complete table, as a migration takes it."""
 
     STATEMENTS = {
         "postgresql": "LOCK TABLE ilert_oauth_connectedaccount IN ACCESS EXCLUSIVE MODE",

@@ -1,4 +1,4 @@
-"""Every answer of views that need an account, and of the page on which one is chosen."""
+"""Every response of views that need an account, and of the page on which one is chosen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def look_at_guarded_pages(world: World) -> None:
         world.visit(world.browser.get(path))
     others = [world.make_account(username=name) for name in ("ada", "alan")]
     _look_at_choice(world, others[0])
-    _look_at_wish_for_more(world)
+    _look_at_request_for_more(world)
     _look_at_people_without_access(world)
 
 
@@ -37,7 +37,7 @@ def _look_at_choice(world: World, chosen: ConnectedAccount) -> None:
     _visited(world, world.browser.get(TAGS), 200)
 
 
-def _look_at_wish_for_more(world: World) -> None:
+def _look_at_request_for_more(world: World) -> None:
     """First of who was never asked, then of who granted less."""
     _refused(world, world.browser, WANTS_MORE, 403, "insufficient_scope")
     sent = _visited(world, world.browser.get(WANTS_MORE), 302)

@@ -72,8 +72,8 @@ class AsyncDecoratedMethod(View):
 
 
 @ilert_account_required
-def bare(request: IlertHttpRequest) -> HttpResponse:
-    return show(request, "bare")
+def without_parentheses(request: IlertHttpRequest) -> HttpResponse:
+    return show(request, "without parentheses")
 
 
 @ilert_account_required()
@@ -111,7 +111,7 @@ urlpatterns = [
     *urls.urlpatterns,
     *(path(f"{kind}/<view>/", view) for kind, view in GUARDED.items()),
     path("plain/", plain),
-    path("bare/", bare),
+    path("without-parentheses/", without_parentheses),
     path("called/", called),
     path("posted/", posted),
     path("greedy/", greedy),

@@ -1,4 +1,4 @@
-"""Requests and answers of ilert's guide "Developing ilert apps: backend apps", to the letter."""
+"""Requests and responses, exactly as in ilert's guide "Developing ilert apps: backend apps"."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ AUTHORIZE_URL = (
     "&scope=profile%20source%3Aw&state=optional-state"
 )
 
-TOKEN_ANSWER = json.loads((Path(__file__).parents[1] / "standin/seed_answer.json").read_text())
-REFRESH_TOKEN: str = TOKEN_ANSWER["refresh_token"]
+TOKEN_RESPONSE = json.loads((Path(__file__).parents[1] / "standin/seed_response.json").read_text())
+REFRESH_TOKEN: str = TOKEN_RESPONSE["refresh_token"]
 
-#: The guide uses another access token than the one it was answered.
+#: The guide uses another access token than the one that it was given.
 ACCESS_TOKEN = (
     "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9."
     "eyJpbF9uIjoiNWNmIiwiaWxfYSI6MiwiaWxfcyI6InByb2ZpbGUgc291cmNlOnciLCJpc3MiOiJpbGVydCIsImls"

@@ -70,7 +70,7 @@ def lapse_leases() -> None:
 
 
 def at_once(count: int, call: Callable[[int], T]) -> list[T | Exception]:
-    """What each of so many threads, let go together, returned or raised."""
+    """What each of so many threads, started together, returned or raised."""
     barrier = Barrier(count)
 
     def run(number: int) -> T | Exception:

@@ -1,7 +1,7 @@
 """What a test has committed is deleted after it, row by row, and nothing else is done.
 
 Django would truncate the tables, which takes PostgreSQL far longer than a few rows do, and would
-then make each content type and permission anew.
+then make each content type and permission again.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-#: Code, and what a whole program hangs on.
+#: Code, and what all of a program hangs on.
 NOT_FOLLOWED = (types.ModuleType, types.FunctionType, types.MethodType, type)
 
 

@@ -1,4 +1,4 @@
-"""Says in one line which service named by the environment does not answer."""
+"""Says in one line which service named by the environment accepts no connections."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ PORTS = {"postgres": 5432, "mysql": 3306, "redis": 6379, "amqp": 5672}
 
 def main(*names: str) -> int:
     missing = {name: address_of(os.environ[name]) for name in names}
-    missing = {name: address for name, address in missing.items() if not answers(address)}
+    missing = {
+        name: address for name, address in missing.items() if not accepts_connections(address)
+    }
     for name, (host, port) in missing.items():
-        print(f"{host}:{port} does not answer: start the service, or set {name}", file=sys.stderr)
+        print(
+            f"{host}:{port} accepts no connections: start the service, or set {name}",
+            file=sys.stderr,
+        )
     return len(missing)
 
 
@@ -23,7 +28,7 @@ def address_of(url: str) -> tuple[str, int]:
     return parts.hostname or "127.0.0.1", parts.port or PORTS[parts.scheme]
 
 
-def answers(address: tuple[str, int]) -> bool:
+def accepts_connections(address: tuple[str, int]) -> bool:
     try:
         with socket.create_connection(address, timeout=5):
             return True

@@ -35,7 +35,7 @@ Respond = Callable[[requests.PreparedRequest], Reply | None]
 
 
 class ScriptedAdapter(HTTPAdapter):
-    """Answers each request with the next of its replies; the last one comes again and again.
+    """Responds to each request with the next of its replies; the last one comes again and again.
 
     It keeps what it was sent, unless it ``forgets``.
     """

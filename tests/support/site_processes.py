@@ -169,10 +169,10 @@ def fork_after_a_refresh_in_a_transaction(pk: int) -> str:
     if not child:
         theirs.send(_refresh_in_a_transaction(account))
         os._exit(0)
-    has_answered = ours.poll(10)
+    has_replied = ours.poll(10)
     os.kill(child, SIGKILL)
     os.waitpid(child, 0)
-    return ours.recv() if has_answered else "nothing"
+    return ours.recv() if has_replied else "nothing"
 
 
 def _refresh_in_a_transaction(account: ConnectedAccount) -> str:

@@ -12,8 +12,8 @@ from site_browser import Page, SiteBrowser
 
 TENANT, USERNAME = "acme", "grace"
 PERSON = f"{USERNAME} @ {TENANT}"
-#: The command that renews what has just been connected.
-RENEW = ("refresh_ilert_tokens", "--within", "2h", "--force")
+#: The command that refreshes what has just been connected.
+REFRESH = ("refresh_ilert_tokens", "--within", "2h", "--force")
 
 
 def standin_for(site_url: str, *, client_id: str, client_secret: str) -> StandIn:
@@ -48,12 +48,12 @@ def disconnect(site: SiteBrowser, standin: StandIn, pages: str = "/ilert/") -> N
 
 
 def walk(
-    site: SiteBrowser, standin: StandIn, renew: Callable[[], object], pages: str = "/ilert/"
+    site: SiteBrowser, standin: StandIn, refresh: Callable[[], object], pages: str = "/ilert/"
 ) -> Page:
     """From logged in to disconnected; the accounts page in between, with the account."""
     connect(site, standin, pages)
     requests = len(standin.token_requests)
-    renew()
+    refresh()
     assert len(standin.token_requests) == requests + 1
     page = site.open(pages)
     page.require(PERSON)

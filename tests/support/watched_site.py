@@ -135,7 +135,7 @@ class World:
         self._learn_all(dict(parse_qsl(urlsplit(url).query)))
 
     def sweep(self, *, every_page: bool = False) -> None:
-        """Everything that is left of the run, once the trouble is over."""
+        """Everything that is left of the run, once the failure is over."""
         self._look_at_pages()
         if every_page:
             self._look_at_other_pages()

@@ -48,8 +48,8 @@ def _make(visit: Visit, tracker: str, sink: str) -> tuple[int, str]:
 def _visit(visit: Visit) -> tuple[int, str]:
     """By the site's WSGI handler, which trackers wrap."""
     form = {"csrfmiddlewaretoken": CSRF_TOKEN} if visit.post else None
-    refusal = refused_by_database("INSERT", visit.refused) if visit.refused else nullcontext()
-    with refusal:
+    failure = refused_by_database("INSERT", visit.refused) if visit.refused else nullcontext()
+    with failure:
         response = Client(WSGIHandler(), use_cookies=False).open(
             visit.path,
             base_url="http://testserver",

@@ -107,7 +107,7 @@ def _carry_out(order: Order) -> list[str]:
 
 
 def _found(secrets: dict[str, str]) -> Iterator[str]:
-    """Whichever holds one of the blocks holds a piece of two blocks' length, at the most."""
+    """Whichever holds one of the blocks holds a piece of at most two blocks' length."""
     texts = {text[::-1] for text in _texts()}
     everything = "\n".join(texts)
     for secret, name in secrets.items():

@@ -15,13 +15,13 @@ from django.db import connections
 
 from ilert_standin import serve
 from site_browser import SiteBrowser
-from tests.support.user_journey import RENEW, log_in, standin_for, walk
+from tests.support.user_journey import REFRESH, log_in, standin_for, walk
 
 CREDENTIALS = {"username": "site-user", "password": "site-password"}
 
 
-def renew() -> None:
-    call_command(*RENEW, verbosity=0, stdout=StringIO())
+def refresh() -> None:
+    call_command(*REFRESH, verbosity=0, stdout=StringIO())
 
 
 def go_all_the_way() -> None:
@@ -35,7 +35,7 @@ def go_all_the_way() -> None:
             settings.ILERT_OAUTH_APP_URL = settings.ILERT_OAUTH_API_URL = ilert_url
             site = SiteBrowser(site_url)
             log_in(site, "/ilert/", **CREDENTIALS)
-            walk(site, standin, renew)
+            walk(site, standin, refresh)
 
 
 def main() -> dict[str, Any]:
