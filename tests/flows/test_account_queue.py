@@ -103,7 +103,7 @@ def test_a_new_connection_that_sees_other_accounts_under_the_keys_ends_the_queue
 
 
 @pytest.mark.django_db(transaction=True)
-def test_accounts_deleted_while_the_connection_is_renewed_do_not_end_the_queue(
+def test_accounts_deleted_while_the_connection_is_replaced_do_not_end_the_queue(
     people: People,
 ) -> None:
     first, *others = people(5)

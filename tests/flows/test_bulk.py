@@ -179,7 +179,7 @@ def limited(retry_after: str = "") -> Fault:
     return Fault(429, headers={"Retry-After": retry_after} if retry_after else {})
 
 
-def test_a_rate_limit_pauses_the_whole_run_and_loses_nobody(
+def test_a_rate_limit_pauses_the_complete_run_and_loses_nobody(
     people: People, monitor: RequestMonitor
 ) -> None:
     people(12)
@@ -227,7 +227,7 @@ def test_an_account_that_stays_rate_limited_fails_and_keeps_its_tokens(
     ]
 
 
-def test_an_account_that_another_run_refreshes_during_the_pause_is_left_alone(
+def test_an_account_that_another_run_refreshes_during_the_pause_is_skipped(
     account: ConnectedAccount, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pause(limiter: RateLimiter, seconds: float) -> None:
@@ -285,10 +285,12 @@ def test_rows_that_are_locked_are_no_outage_however_many(
     assert result.stopped == ""
 
 
-@pytest.mark.parametrize("answer", [Fault(), REFUSED, Fault(400, '{"code": "invalid_request"}')])
-def test_an_answer_shows_that_ilert_is_there(people: People, ilert: StandIn, answer: Fault) -> None:
+@pytest.mark.parametrize("response", [Fault(), REFUSED, Fault(400, '{"code": "invalid_request"}')])
+def test_a_response_shows_that_ilert_is_there(
+    people: People, ilert: StandIn, response: Fault
+) -> None:
     people(19)
-    for fault, times in [(DROPPED, 9), (answer, 1), (DROPPED, 9)]:
+    for fault, times in [(DROPPED, 9), (response, 1), (DROPPED, 9)]:
         ilert.add_fault("token", fault, times=times)
     assert refresh_all().stopped != "outage"
     assert len(ilert.token_requests) == 19
@@ -484,15 +486,17 @@ def test_a_time_limit_ends_a_run_once_the_requests_under_way_are_stored(
 
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """The row is, for so many tries to take its lease; then something happens to it."""
+    """The row is, for so many attempts to take its lease; then something happens to it."""
 
-    def lock(account: ConnectedAccount, tries: int = 1, then: Callable[[], object] = bool) -> None:
-        left = iter(reversed(range(tries)))
+    def lock(
+        account: ConnectedAccount, attempts: int = 1, then: Callable[[], object] = bool
+    ) -> None:
+        left = iter(reversed(range(attempts)))
 
         def try_to_take(snapshot: Snapshot) -> Lease | None:
-            if snapshot.account != account or (tries_left := next(left, None)) is None:
+            if snapshot.account != account or (attempts_left := next(left, None)) is None:
                 return take_lease(snapshot)
-            if tries_left == 0:
+            if attempts_left == 0:
                 then()
             return None
 
@@ -515,21 +519,21 @@ def test_a_row_that_is_still_locked_then_is_a_failure(
     people: People, locked: Callable[..., None]
 ) -> None:
     first, _second = people(2)
-    locked(first, tries=2)
+    locked(first, attempts=2)
     assert refresh_all() == flows.BulkResult(refreshed=1, failures={first.pk: "row_locked"})
 
 
-@pytest.mark.parametrize("tries", [1, 2])
+@pytest.mark.parametrize("attempts", [1, 2])
 @pytest.mark.parametrize("then", [flows.refresh, forget])
 def test_a_row_that_another_caller_had_locked_to_refresh_or_delete_it_is_skipped(
     people: People,
     ilert: StandIn,
     locked: Callable[..., None],
     then: Callable[..., Any],
-    tries: int,
+    attempts: int,
 ) -> None:
     first, _second = people(2)
-    locked(first, tries, then=lambda: then(ConnectedAccount.objects.get(pk=first.pk)))
+    locked(first, attempts, then=lambda: then(ConnectedAccount.objects.get(pk=first.pk)))
     assert refresh_all() == flows.BulkResult(refreshed=1, skipped=1)
     assert set(asked(ilert).values()) == {1}
 

@@ -141,10 +141,12 @@ def test_a_run_that_is_stopped_makes_no_further_request(
 # What ends a run early
 
 
-@pytest.mark.parametrize("answer", [Fault(), renamed("user-0"), Fault(200, '{"active": false}')])
-def test_an_answer_shows_that_ilert_is_there(people: People, ilert: StandIn, answer: Fault) -> None:
+@pytest.mark.parametrize("response", [Fault(), renamed("user-0"), Fault(200, '{"active": false}')])
+def test_a_response_shows_that_ilert_is_there(
+    people: People, ilert: StandIn, response: Fault
+) -> None:
     people(19, refreshed_at=timezone.now())
-    for fault, times in [(DROPPED, 9), (answer, 2), (DROPPED, 9)]:
+    for fault, times in [(DROPPED, 9), (response, 2), (DROPPED, 9)]:
         ilert.add_fault("token_info", fault, times=times)
     assert run(concurrency=1).stopped == ""
 

@@ -56,7 +56,9 @@ def test_a_check_that_finds_nothing_new_writes_nothing(account: ConnectedAccount
     assert row() == before
 
 
-def test_an_answer_without_scope_changes_nothing(account: ConnectedAccount, ilert: StandIn) -> None:
+def test_a_response_without_scope_changes_nothing(
+    account: ConnectedAccount, ilert: StandIn
+) -> None:
     ilert.add_fault("token_info", named(scope=""))
     flows.check(account)
     assert row()["granted_scope"] == "profile source:w"
@@ -231,7 +233,7 @@ def test_an_account_that_is_not_connected_is_not_asked_about(
 # Tokens that are not good any more
 
 
-def test_a_token_that_has_run_out_is_refreshed_first(
+def test_a_token_that_has_expired_is_refreshed_first(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
     flows.check(expired_account)
@@ -295,7 +297,7 @@ def test_an_inactive_token_is_not_refreshed_more_often_than_ilert_allows(
 @pytest.mark.parametrize(
     "fault", [Fault(503), Fault(429), Fault(drop=True), Fault(200, "{}"), Fault(400, '{"code": 1}')]
 )
-def test_any_trouble_leaves_the_account_as_it_was(
+def test_any_failure_leaves_the_account_as_it_was(
     account: ConnectedAccount, ilert: StandIn, fault: Fault
 ) -> None:
     before = row()

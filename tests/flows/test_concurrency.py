@@ -118,7 +118,7 @@ def test_a_failure_of_before_is_no_failure_of_now(expired_account: ConnectedAcco
     assert set(tokens) == {stored_tokens(expired_account)[0]}
 
 
-def test_the_invalid_grant_of_a_loser_is_answered_with_the_token_of_the_winner(
+def test_a_loser_that_gets_invalid_grant_returns_the_token_of_the_winner(
     expired_account: ConnectedAccount, ilert: StandIn, sent: list[Any], during_request: Any
 ) -> None:
     def win() -> None:
@@ -176,7 +176,7 @@ def test_a_holder_that_has_lost_its_lease_waits_for_the_tokens_of_the_one_that_h
     assert sent == []
 
 
-def test_what_an_answer_does_not_name_stays_as_another_caller_has_stored_it(
+def test_what_a_response_does_not_name_stays_as_another_caller_has_stored_it(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
     ends_at = timezone.now() + timedelta(days=7)

@@ -167,7 +167,7 @@ def test_a_grant_that_never_ends_has_no_end(ilert: StandIn, connect: Connect) ->
     assert connect().refresh_token_expires_at is None
 
 
-def test_the_same_person_reconnects_in_place_and_each_connect_is_announced_once(
+def test_the_same_person_reconnects_in_place_and_each_connect_sends_one_signal(
     connect: Connect, sent: list[Any]
 ) -> None:
     first, second = connect(), connect()
@@ -233,11 +233,11 @@ def test_the_times_of_a_connection_are_those_of_the_database(
         assert abs(moment - now) < timedelta(minutes=1)
 
 
-# Servers that end the whole grant with a superseded token of it
+# Servers that end the complete grant with a superseded token of it
 
 
 @pytest.fixture
-def grant_ends_as_a_whole(ilert: StandIn, during_request: Any) -> None:
+def grant_ends_completely(ilert: StandIn, during_request: Any) -> None:
     def end() -> None:
         ilert.revoke_app("acme", "grace")
         ilert.expire_access_tokens()
@@ -250,7 +250,7 @@ def questions(ilert: StandIn) -> int:
     return len([r for r in ilert.requests if r.path == client.TOKEN_INFO_PATH])
 
 
-@pytest.mark.usefixtures("grant_ends_as_a_whole")
+@pytest.mark.usefixtures("grant_ends_completely")
 def test_who_reconnects_learns_at_once_that_the_new_grant_has_ended_too_and_can_connect_once_more(
     ilert: StandIn, connect: Connect, sent: list[Any]
 ) -> None:
@@ -499,7 +499,7 @@ def test_the_callback_leaves_no_code_in_the_request_nor_in_headers_that_were_rea
     assert callback.headers["Cookie"] == "state=of-another-app"
 
 
-def test_a_query_that_was_encoded_as_a_whole_leaves_no_code_in_the_names_of_parameters(
+def test_a_query_that_was_encoded_in_one_piece_leaves_no_code_in_the_names_of_parameters(
     callback: HttpRequest, make_request: RequestMaker
 ) -> None:
     request = make_request(f"/?{quote(callback.META['QUERY_STRING'])}")
@@ -599,7 +599,7 @@ def test_settings_that_change_while_a_code_is_exchanged_count_from_the_next_requ
     assert ilert.live_refresh_tokens("acme", "grace") == 1
 
 
-def lose_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def lose_the_response(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the commit that stores an account."""
     wrapper = connections["default"]
     commit = wrapper.commit
@@ -630,7 +630,7 @@ def fail_in_a_hook_of_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fail", "raises"),
     [
-        (lose_the_answer, nullcontext()),
+        (lose_the_response, nullcontext()),
         (fail_in_a_hook_of_the_site, pytest.raises(OSError, match="the broker is down")),
     ],
 )

@@ -27,7 +27,7 @@ def short_lease(settings: Any) -> None:
 
 
 def stop_under_way(process: SiteProcess, ilert: StandIn) -> None:
-    """Its request has arrived and is not answered."""
+    """Its request has arrived and has no response yet."""
     ilert.add_fault("token", Fault(delay=1))
     process.go()
     deadline = time.monotonic() + 30
@@ -107,7 +107,7 @@ def assert_writes_nothing_on_waking(sleeper: SiteProcess, account: ConnectedAcco
     assert (result.token, result.signals) == (token, ())
 
 
-def test_a_holder_that_slept_through_its_lease_with_its_answer_stores_it_on_waking(
+def test_a_holder_that_slept_through_its_lease_with_its_response_stores_it_on_waking(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
     """The token that it sent is worth nothing any more, and the grant seemed to have ended."""

@@ -1,4 +1,4 @@
-"""Whom a run believes where ilert answers ``invalid_grant``, which a wrong secret may look like."""
+"""Whom a run believes about ``invalid_grant``, which a wrong secret may look like."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def deleted(account: ConnectedAccount) -> None:
 
 
 @pytest.mark.parametrize("change", [reconnected, held, deleted])
-def test_a_deferred_refusal_is_forgotten_where_the_account_has_changed_meanwhile(
+def test_a_deferred_invalid_grant_is_forgotten_where_the_account_has_changed_meanwhile(
     people: People, ilert: StandIn, sent: list[Any], change: Callable[[ConnectedAccount], object]
 ) -> None:
     refused, other, _good = people(3)
@@ -150,7 +150,7 @@ def test_a_deferred_refusal_is_forgotten_where_the_account_has_changed_meanwhile
     assert ended() == revoked(sent) == [other]
 
 
-def test_more_refusals_than_a_page_are_believed(
+def test_more_invalid_grants_than_a_page_are_believed(
     people: People, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(credential_guard, "PAGE", 2)
@@ -161,7 +161,7 @@ def test_more_refusals_than_a_page_are_believed(
     assert ended() == accounts[:5]
 
 
-def test_a_database_that_fails_when_refusals_are_believed_ends_the_run(
+def test_a_database_that_fails_when_invalid_grants_are_believed_ends_the_run(
     people: People, ilert: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_storing, "DATABASE_PATIENCE", 0.1)
@@ -207,7 +207,7 @@ def test_what_single_requests_marked_comes_back_when_the_secret_is_right(
     assert [name for name, _ in sent[-4:]] == ["account_refreshed", "account_recovered"] * 2
 
 
-def test_a_refusal_that_is_noted_while_another_account_succeeds_ends_its_grant(
+def test_an_invalid_grant_that_is_noted_while_another_account_succeeds_ends_its_grant(
     account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard = credential_guard.CredentialGuard(mark_ended=False)

@@ -63,7 +63,7 @@ def test_while_ilert_is_down_the_revocation_waits_for_the_next_run_and_knows_whe
     assert ilert.live_refresh_tokens("acme", "grace") == 0
 
 
-def test_disconnecting_is_announced_once_however_often_it_is_done(
+def test_disconnecting_sends_one_signal_however_often_it_is_done(
     account: ConnectedAccount, ilert: StandIn, sent: list[Any]
 ) -> None:
     stale = ConnectedAccount.objects.get()
@@ -76,7 +76,7 @@ def test_disconnecting_is_announced_once_however_often_it_is_done(
     assert (len(sent), len(revocations_sent(ilert))) == (1, 1)
 
 
-def test_a_row_with_the_same_key_that_is_another_account_is_left_alone(
+def test_a_row_with_the_same_key_that_is_another_account_is_not_touched(
     account: ConnectedAccount, ilert: StandIn, sent: list[Any]
 ) -> None:
     other = ConnectedAccount(pk=account.pk, user=account.user, uuid=uuid.uuid4())

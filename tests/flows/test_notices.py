@@ -210,7 +210,7 @@ def test_an_e_mail_is_in_the_language_of_the_user(
 
 
 def test_nobody_is_told_while_the_site_itself_seems_to_be_refused(people: People) -> None:
-    """A wrong client secret ends each grant by mistake, and no user can mend that."""
+    """A wrong client secret ends each grant by mistake, and no user can fix that."""
     ended = people(MIN_INVALID_GRANTS)
     for account in ended:
         end(account, last_error="invalid_grant", last_error_at=timezone.now())

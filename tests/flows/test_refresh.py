@@ -29,7 +29,7 @@ from tests.support.other_callers import receiving, stored, stored_tokens
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def answer(**body: Any) -> Fault:
+def response(**body: Any) -> Fault:
     return Fault(status=200, body=json.dumps({"access_token": "new-access", **body}))
 
 
@@ -42,7 +42,7 @@ def test_a_fresh_token_costs_no_query_and_no_request(
     assert ilert.requests == []
 
 
-def test_an_expired_token_is_refreshed_by_what_ilert_wants_and_announced(
+def test_an_expired_token_is_refreshed_by_what_ilert_wants_and_a_signal_is_sent(
     expired_account: ConnectedAccount, ilert: StandIn, sent: list[Any]
 ) -> None:
     before, refresh_token = stored_tokens(expired_account)
@@ -130,19 +130,19 @@ def test_receivers_get_the_callers_own_object_with_the_new_token(
 def test_a_token_that_expires_too_soon_to_refresh_is_returned_as_it_is(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
-    ilert.add_fault("token", answer(expires_in=0))
+    ilert.add_fault("token", response(expires_in=0))
     assert flows.get_access_token(expired_account) == "new-access"
     assert flows.get_access_token(expired_account) == "new-access"
     assert len(ilert.token_requests) == 1
 
 
-def test_an_answer_without_refresh_token_keeps_the_old_and_its_end(
+def test_a_response_without_refresh_token_keeps_the_old_and_its_end(
     make_account: AccountFactory, ilert: StandIn
 ) -> None:
     account = make_account(refresh_token_expires_at=timezone.now() + timedelta(days=100))
     names = ("refresh_token_ciphertext", "refresh_token_expires_at")
     kept = stored(account, *names)
-    ilert.add_fault("token", answer(refresh_token_expires_in=5, refresh_token=None))
+    ilert.add_fault("token", response(refresh_token_expires_in=5, refresh_token=None))
     flows.refresh(account)
     assert stored(account, *names) == kept
 
@@ -151,18 +151,18 @@ def test_an_answer_without_refresh_token_keeps_the_old_and_its_end(
 def test_odd_lifetimes_never_raise(
     account: ConnectedAccount, ilert: StandIn, expires_in: Any, seconds: int | None
 ) -> None:
-    ilert.add_fault("token", answer(expires_in=expires_in))
+    ilert.add_fault("token", response(expires_in=expires_in))
     flows.refresh(account)
     expires_at = stored(account)["access_token_expires_at"]
     left = expires_at and (expires_at - timezone.now()).total_seconds()
     assert left == (seconds if seconds is None else pytest.approx(seconds, abs=5))
 
 
-def test_the_scope_of_the_answer_counts_and_an_absent_one_changes_nothing(
+def test_the_scope_of_the_response_counts_and_an_absent_one_changes_nothing(
     account: ConnectedAccount, ilert: StandIn
 ) -> None:
     for scope in ({"scope": "profile"}, {}):
-        ilert.add_fault("token", answer(**scope))
+        ilert.add_fault("token", response(**scope))
         flows.refresh(account, force=True)
         assert ConnectedAccount.objects.get().granted_scope == "profile"
 
@@ -237,7 +237,7 @@ def test_a_refresh_leaves_no_column_to_be_read_later(account: ConnectedAccount) 
     assert "status" not in some.get_deferred_fields()
 
 
-def test_a_late_answer_does_not_overwrite_newer_tokens(
+def test_a_late_response_does_not_overwrite_newer_tokens(
     expired_account: ConnectedAccount, sent: list[Any], during_request: Any
 ) -> None:
     during_request(after=store_newer_tokens)

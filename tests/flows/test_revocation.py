@@ -199,7 +199,7 @@ def test_what_was_rolled_back_is_not_sent_with_the_next_commit_and_holds_up_noth
         (GONE, "unreachable"),
     ],
 )
-def test_a_refusal_is_kept_with_its_code_and_tried_again(
+def test_a_failed_revocation_is_kept_with_its_code_and_tried_again(
     kept: list[PendingRevocation],
     ilert: StandIn,
     caplog: pytest.LogCaptureFixture,

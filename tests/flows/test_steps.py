@@ -67,7 +67,7 @@ def test_an_interrupt_before_a_request_ends_the_work(interrupt: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_an_interrupt_after_it_is_put_off_until_the_response_is_stored(
+def test_an_interrupt_after_it_is_deferred_until_the_response_is_stored(
     interrupt: Any, number: int
 ) -> None:
     work = Work()

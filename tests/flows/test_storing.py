@@ -62,14 +62,14 @@ class Refusing:
     def __init__(self, error: type[BaseException] = OperationalError, times: int = 10_000) -> None:
         self._error = error
         self._left = times
-        self.on_refusal: Callable[[], object] = lambda: None
+        self.on_failure: Callable[[], object] = lambda: None
         self.connections: list[Any] = []
 
     def __call__(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         if "UPDATE" in sql and "refreshed_at" in sql:
             self.connections.append(context["connection"].connection)
             if len(self.connections) <= self._left:
-                self.on_refusal()
+                self.on_failure()
                 raise self._error("the database is away")
         return execute(sql, params, many, context)
 
@@ -147,7 +147,7 @@ def test_while_the_database_fails_the_process_asks_ilert_for_nothing_more(
             codes.append(error.code)
 
     refusing = Refusing(times=2)
-    refusing.on_refusal = lambda: _storing.can_store() or beside(refresh_other)
+    refusing.on_failure = lambda: _storing.can_store() or beside(refresh_other)
     with connection.execute_wrapper(refusing):
         flows.refresh(account)
     assert codes == ["not_stored"]
@@ -157,10 +157,10 @@ def test_while_the_database_fails_the_process_asks_ilert_for_nothing_more(
 
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """The row is, for so many tries to store tokens."""
+    """The row is, for so many attempts to store tokens."""
 
-    def lock(tries: int) -> None:
-        left = iter(range(tries))
+    def lock(attempts: int) -> None:
+        left = iter(range(attempts))
 
         def try_to_write(*args: Any, **kwargs: Any) -> bool:
             return next(left, None) is None and update_row(*args, **kwargs)
@@ -266,7 +266,7 @@ def test_a_new_connection_that_does_not_see_the_account_stores_nothing_and_says_
     account: ConnectedAccount, caplog: pytest.LogCaptureFixture
 ) -> None:
     refusing = Refusing(times=1)
-    refusing.on_refusal = lambda: beside(
+    refusing.on_failure = lambda: beside(
         lambda: ConnectedAccount.objects.filter(pk=account.pk).update(uuid=uuid4())
     )
     with connection.execute_wrapper(refusing), pytest.raises(IlertUnavailableError) as caught:

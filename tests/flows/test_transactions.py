@@ -247,7 +247,7 @@ def test_the_transaction_goes_on_with_the_new_tokens(account: ConnectedAccount) 
         (Fault(status=401, body='{"code": "invalid_grant"}'), "account_revoked"),
     ],
 )
-def test_what_was_committed_apart_is_kept_and_announced_although_the_caller_rolls_back(
+def test_what_was_committed_separately_is_kept_and_signalled_although_the_caller_rolls_back(
     account: ConnectedAccount,
     ilert: StandIn,
     sent: list[Any],
@@ -299,7 +299,7 @@ def test_a_row_that_the_caller_has_just_made_is_refreshed_in_place(
     assert LOST_AT_ROLLBACK in caplog.text
 
 
-def test_a_row_that_the_caller_has_just_made_is_announced_once_others_can_see_it(
+def test_a_row_that_the_caller_has_just_made_is_signalled_once_others_can_see_it(
     make_account: AccountFactory, sent: list[Any]
 ) -> None:
     with rolled_back():
@@ -368,21 +368,23 @@ def test_a_row_that_a_foreign_key_of_the_caller_points_to_is_not_in_the_way(
     assert len(ilert.token_requests) == (0 if connection.vendor == "mysql" else 1)
 
 
-@pytest.mark.parametrize("tries", [3, 10_000])
+@pytest.mark.parametrize("attempts", [3, 10_000])
 def test_a_row_that_stays_locked_is_told_before_the_request(
-    account: ConnectedAccount, ilert: StandIn, monkeypatch: pytest.MonkeyPatch, tries: int
+    account: ConnectedAccount, ilert: StandIn, monkeypatch: pytest.MonkeyPatch, attempts: int
 ) -> None:
     monkeypatch.setattr(_refresh, "LOCK_PATIENCE", 0.3)
-    left = iter(range(tries))
+    left = iter(range(attempts))
 
     def try_to_take(snapshot: Snapshot) -> Lease | None:
         return take_lease(snapshot) if next(left, None) is None else None
 
     monkeypatch.setattr(_refresh, "take_lease", try_to_take)
-    told = nullcontext() if tries == 3 else pytest.raises(IlertUnavailableError, match="is locked")
+    told = (
+        nullcontext() if attempts == 3 else pytest.raises(IlertUnavailableError, match="is locked")
+    )
     with told, transaction.atomic():
         flows.refresh(account)
-    assert len(ilert.token_requests) == (tries == 3)
+    assert len(ilert.token_requests) == (attempts == 3)
 
 
 def test_with_one_writer_nobody_waits_for_another_s_lease_inside_a_transaction(
@@ -566,7 +568,7 @@ def test_inside_the_transaction_of_a_test_case_signals_come_with_the_commit(
 
 
 @pytest.mark.parametrize(
-    ("answers", "is_seen"),
+    ("outcomes", "is_seen"),
     [
         ([ProgrammingError("no such table")], False),
         ([OperationalError("too many connections"), True], True),
@@ -575,11 +577,11 @@ def test_inside_the_transaction_of_a_test_case_signals_come_with_the_commit(
     ids=["no table", "connected later", "given up"],
 )
 def test_the_second_connection_is_tried_until_it_can_look_or_the_caller_has_given_up(
-    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, answers: Any, is_seen: bool
+    account: ConnectedAccount, monkeypatch: pytest.MonkeyPatch, outcomes: Any, is_seen: bool
 ) -> None:
-    rows, tries = mock.MagicMock(), iter(answers)
-    rows.exists.side_effect = answers
+    rows, attempts = mock.MagicMock(), iter(outcomes)
+    rows.exists.side_effect = outcomes
     monkeypatch.setattr(_transactions, "row_of", lambda _account: rows)
     monkeypatch.setattr(_transactions, "PAUSE", 0)
-    sees = _transactions._sees(account, has_given_up=lambda: next(tries, None) is None)
+    sees = _transactions._sees(account, has_given_up=lambda: next(attempts, None) is None)
     assert sees is is_seen

@@ -24,13 +24,13 @@ def test_what_happens_to_the_copy_is_seen_once_it_is_complete(account: Connected
 
 
 def test_what_happened_before_an_error_is_seen_too(account: ConnectedAccount) -> None:
-    with pytest.raises(ValueError, match="trouble"), working_copy(account) as mine:
+    with pytest.raises(ValueError, match="failure"), working_copy(account) as mine:
         mine.last_error = "timeout"
-        raise ValueError("trouble")
+        raise ValueError("failure")
     assert account.last_error == "timeout"
 
 
-def test_what_the_copy_left_alone_stays_as_others_made_it(account: ConnectedAccount) -> None:
+def test_what_the_copy_did_not_change_stays_as_others_made_it(account: ConnectedAccount) -> None:
     with working_copy(account) as mine:
         account.access_token = "from another thread"
         mine.last_error = "busy"
@@ -54,7 +54,7 @@ def test_the_token_is_taken_over_before_its_expiry(
 
 
 def test_no_query_for_deferred_columns_holds_up_other_threads(account: ConnectedAccount) -> None:
-    bare = ConnectedAccount.objects.only("pk").get()
+    partial = ConnectedAccount.objects.only("pk").get()
     locked: list[bool] = []
 
     def note(execute: Any, *args: Any) -> Any:
@@ -62,7 +62,7 @@ def test_no_query_for_deferred_columns_holds_up_other_threads(account: Connected
         return execute(*args)
 
     with connection.execute_wrapper(note):
-        assert fresh_token(bare) == account.access_token
+        assert fresh_token(partial) == account.access_token
     assert locked
     assert not any(locked)
 

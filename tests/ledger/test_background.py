@@ -39,7 +39,7 @@ def test_one_task_is_one_run_over_what_is_due_and_what_is_to_be_revoked(
     assert (refreshed(accounts), PendingRevocation.objects.count()) == (3, 0)
 
 
-def test_a_run_makes_no_more_requests_than_fit_into_a_minute(
+def test_a_run_makes_no_more_requests_than_a_minute_allows(
     make_due: MakeDue, settings: Any
 ) -> None:
     settings.ILERT_OAUTH_REQUESTS_PER_MINUTE = 1
@@ -98,7 +98,7 @@ def test_what_fails_again_is_deferred_for_longer_and_in_the_end_left_to_later_ru
     assert len(deferred()) == 1
 
 
-def test_what_time_does_not_mend_is_not_deferred(make_due: MakeDue, settings: Any) -> None:
+def test_what_time_does_not_fix_is_not_deferred(make_due: MakeDue, settings: Any) -> None:
     settings.TASKS = QUEUE
     _good, elsewhere, unreadable = make_due(3)
     ConnectedAccount.objects.filter(pk=elsewhere.pk).update(client_id="another")

@@ -68,7 +68,7 @@ def test_tokens_that_come_while_their_row_is_locked_are_stored_afterwards(
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_a_row_that_is_locked_for_the_whole_run_holds_up_nobody_else(
+def test_a_row_that_is_locked_for_the_complete_run_holds_up_nobody_else(
     make_due: MakeDue, ilert: StandIn
 ) -> None:
     accounts = make_due(40)

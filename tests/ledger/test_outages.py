@@ -73,8 +73,8 @@ def test_a_database_without_a_free_connection_costs_a_run_nothing(
     proxy: TcpProxy, monitor: RequestMonitor, make_due: MakeDue, ilert: StandIn
 ) -> None:
     make_due(60)
-    refusal = TOO_MANY_CONNECTIONS[connection.vendor]
-    monitor.on_arrival = when_number(20, lambda: proxy.go_down(3, refusal))
+    rejection = TOO_MANY_CONNECTIONS[connection.vendor]
+    monitor.on_arrival = when_number(20, lambda: proxy.go_down(3, rejection))
     result = run(8)
     assert (result.refreshed, result.failures, result.stopped) == (60, {}, "")
     assert lost(ilert) == []
@@ -225,7 +225,7 @@ def by_a_check(account: ConnectedAccount) -> Secret:
 
 
 @pytest.mark.parametrize("get", [by_the_token, by_force, by_a_check])
-def test_after_a_cut_one_call_fails_at_the_most(
+def test_after_a_cut_at_most_one_call_fails(
     proxy: TcpProxy, make_due: MakeDue, ilert: StandIn, get: Callable[[ConnectedAccount], Secret]
 ) -> None:
     first, second, third = make_due(3)
@@ -272,7 +272,7 @@ def test_a_transaction_without_a_second_connection_gets_what_is_still_good_or_bu
     good.refresh_from_db()
     with transaction.atomic():
         assert ConnectedAccount.objects.exists()
-        proxy.refusal = TOO_MANY_CONNECTIONS[connection.vendor]
+        proxy.rejection = TOO_MANY_CONNECTIONS[connection.vendor]
         started = time.monotonic()
         with pytest.raises(IlertUnavailableError) as raised:
             flows.get_access_token(account)
@@ -303,7 +303,7 @@ def test_a_second_connection_that_is_free_again_soon_is_used(
     [account] = make_due(1)
     with transaction.atomic():
         assert ConnectedAccount.objects.exists()
-        proxy.refusal = TOO_MANY_CONNECTIONS[connection.vendor]
+        proxy.rejection = TOO_MANY_CONNECTIONS[connection.vendor]
         Timer(1, proxy.come_back).start()
         flows.get_access_token(account)
     assert lost(ilert) == []

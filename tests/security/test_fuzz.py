@@ -1,4 +1,4 @@
-"""Whatever arrives, only documented errors come out, and a row is whole or as it was before."""
+"""Whatever arrives, only documented errors come out, and a row is complete or as it was before."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def fuzzed(examples: int) -> settings:
     )
 
 
-class Answers(ScriptedAdapter):
-    """What each endpoint answers; it may be changed at any time."""
+class Responses(ScriptedAdapter):
+    """What each endpoint responds with; it may be changed at any time."""
 
     def __init__(self) -> None:
-        super().__init__(self._answer, forgets=True)
+        super().__init__(self._respond, forgets=True)
         self.given: dict[str, tuple[int, bytes]] = {}
         self.posted: list[str] = []
         self.reset()
@@ -59,16 +59,16 @@ class Answers(ScriptedAdapter):
         self.given = {name: (200, _json(body)) for name, body in GOOD.items()}
         self.given["revoke"] = (200, b"")
 
-    def _answer(self, request: requests.PreparedRequest) -> Reply:
+    def _respond(self, request: requests.PreparedRequest) -> Reply:
         name = request.path_url.rpartition("/")[2]
         self.posted.append(name)
         return Reply(*self.given[name])
 
 
 @pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Answers:
+def responses(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Responses:
     settings.ILERT_OAUTH_API_URL = API_URL
-    adapter = Answers()
+    adapter = Responses()
     monkeypatch.setitem(transport.adapters, API_URL, adapter)
     return adapter
 
@@ -90,7 +90,7 @@ def callback(user: User) -> Callable[[], HttpRequest]:
 
 
 @pytest.fixture
-def account(user: User, answers: Answers) -> ConnectedAccount:
+def account(user: User, responses: Responses) -> ConnectedAccount:
     account = ConnectedAccount(user=user, api_url=API_URL, tenant_id="acme", username="grace")
     account.access_token, account.refresh_token = "old-access-token", "old-refresh-token"
     account.save()
@@ -133,16 +133,16 @@ def _json(body: object) -> bytes:
 
 
 def bodies(good: dict[str, Any]) -> st.SearchStrategy[bytes]:
-    """Mostly good answers of which one thing, or more, is odd or missing."""
+    """Mostly good responses of which one thing, or more, is odd or missing."""
     one = st.tuples(st.sampled_from(sorted(good)), st.one_of(texts, numbers, values))
-    mended = one.map(lambda change: {**good, change[0]: change[1]})
+    changed = one.map(lambda change: {**good, change[0]: change[1]})
     odd = st.fixed_dictionaries(
         {}, optional={name: st.one_of(st.just(value), values) for name, value in good.items()}
     )
     errors = st.fixed_dictionaries({"code": st.one_of(codes, values), "error": values})
     return st.one_of(
-        mended.map(_json),
-        st.one_of(mended, odd, errors, values).map(_json),
+        changed.map(_json),
+        st.one_of(changed, odd, errors, values).map(_json),
         st.one_of(st.binary(max_size=50), deep),
     )
 
@@ -156,19 +156,19 @@ def stored() -> dict[int, dict[str, Any]]:
 
 
 def without_errors(row: dict[str, Any]) -> dict[str, Any]:
-    """What a failed refresh leaves alone: all but what it notes about the failure."""
+    """What a failed refresh does not change: all but what it notes about the failure."""
     noted = ("last_error", "last_error_at", "status", "reason", "status_changed_at")
     return {name: value for name, value in row.items() if name not in noted}
 
 
 @fuzzed(80)
 @given(reply=replies("token"))
-def test_a_refresh_keeps_the_row_or_replaces_it_whole(
-    account: ConnectedAccount, answers: Answers, reply: tuple[int, bytes]
+def test_a_refresh_keeps_the_row_or_replaces_it_completely(
+    account: ConnectedAccount, responses: Responses, reply: tuple[int, bytes]
 ) -> None:
     ConnectedAccount.objects.filter(pk=account.pk).delete()
     account.save(force_insert=True)
-    answers.given["token"] = reply
+    responses.given["token"] = reply
     before = stored()[account.pk]
     try:
         flows.refresh(ConnectedAccount.objects.get(), force=True)
@@ -179,31 +179,31 @@ def test_a_refresh_keeps_the_row_or_replaces_it_whole(
         assert (after["status"] == "connected") is not isinstance(error, ReconnectRequiredError)
     else:
         sent = json.loads(reply[1])
-        renewed = ConnectedAccount.objects.get()
-        assert renewed.access_token == sent["access_token"]
-        assert renewed.refresh_token == (sent.get("refresh_token") or "old-refresh-token")
-        assert (renewed.status, renewed.last_error, renewed.lease_id) == ("connected", "", "")
+        refreshed = ConnectedAccount.objects.get()
+        assert refreshed.access_token == sent["access_token"]
+        assert refreshed.refresh_token == (sent.get("refresh_token") or "old-refresh-token")
+        assert (refreshed.status, refreshed.last_error, refreshed.lease_id) == ("connected", "", "")
 
 
-def finish(request: HttpRequest, answers: Answers) -> ConnectedAccount | None:
+def finish(request: HttpRequest, responses: Responses) -> ConnectedAccount | None:
     try:
         return flows.finish_connect(request)
     except IlertOAuthError:
-        has_grant = answers.posted[1:] != []
-        assert ("revoke" in answers.posted) is (has_grant and bool(sent_refresh_token(answers)))
+        has_grant = responses.posted[1:] != []
+        assert ("revoke" in responses.posted) is (has_grant and bool(sent_refresh_token(responses)))
         return None
 
 
-def sent_refresh_token(answers: Answers) -> Any:
-    return json.loads(answers.given["token"][1]).get("refresh_token")
+def sent_refresh_token(responses: Responses) -> Any:
+    return json.loads(responses.given["token"][1]).get("refresh_token")
 
 
-def connect(answers: Answers, request: HttpRequest) -> None:
-    account = finish(request, answers)
+def connect(responses: Responses, request: HttpRequest) -> None:
+    account = finish(request, responses)
     if account is None:
         assert stored() == {}
     else:
-        assert_whole(account, answers)
+        assert_complete(account, responses)
         account.delete()
 
 
@@ -211,32 +211,32 @@ def connect(answers: Answers, request: HttpRequest) -> None:
 @fuzzed(40)
 @given(data=st.data())
 def test_a_connect_stores_nothing_or_all(
-    answers: Answers, callback: Callable[[], HttpRequest], endpoint: str, data: st.DataObject
+    responses: Responses, callback: Callable[[], HttpRequest], endpoint: str, data: st.DataObject
 ) -> None:
-    answers.reset()
-    answers.given[endpoint] = data.draw(replies(endpoint))
-    connect(answers, callback())
+    responses.reset()
+    responses.given[endpoint] = data.draw(replies(endpoint))
+    connect(responses, callback())
 
 
 @pytest.mark.parametrize(
     ("endpoint", "name"), [(endpoint, name) for endpoint, good in GOOD.items() for name in good]
 )
 def test_one_odd_value_stores_nothing_or_all(
-    answers: Answers, callback: Callable[[], HttpRequest], endpoint: str, name: str
+    responses: Responses, callback: Callable[[], HttpRequest], endpoint: str, name: str
 ) -> None:
     odd: list[object] = [*ODD_TEXTS, *ODD_NUMBERS, None, True, [], {}]
     for value in odd:
-        answers.reset()
-        answers.given[endpoint] = (200, _json({**GOOD[endpoint], name: value}))
-        connect(answers, callback())
+        responses.reset()
+        responses.given[endpoint] = (200, _json({**GOOD[endpoint], name: value}))
+        connect(responses, callback())
 
 
 @pytest.mark.parametrize("endpoint", GOOD)
 @fuzzed(30)
 @given(data=st.data())
-def test_a_reconnect_keeps_the_row_or_replaces_it_whole(
+def test_a_reconnect_keeps_the_row_or_replaces_it_completely(
     account: ConnectedAccount,
-    answers: Answers,
+    responses: Responses,
     callback: Callable[[], HttpRequest],
     endpoint: str,
     data: st.DataObject,
@@ -245,19 +245,19 @@ def test_a_reconnect_keeps_the_row_or_replaces_it_whole(
     PendingRevocation.objects.all().delete()
     account.save(force_insert=True)
     before = stored()
-    answers.reset()
-    answers.given[endpoint] = data.draw(replies(endpoint))
-    connected = finish(callback(), answers)
+    responses.reset()
+    responses.given[endpoint] = data.draw(replies(endpoint))
+    connected = finish(callback(), responses)
     if connected is not None:
-        assert_whole(connected, answers)
+        assert_complete(connected, responses)
     if connected is None or connected.pk != account.pk:
         assert stored()[account.pk] == before[account.pk]
         assert not PendingRevocation.objects.exists()
 
 
-def assert_whole(account: ConnectedAccount, answers: Answers) -> None:
+def assert_complete(account: ConnectedAccount, responses: Responses) -> None:
     account.refresh_from_db()
-    tokens, info = (json.loads(answers.given[name][1]) for name in ("token", "token_info"))
+    tokens, info = (json.loads(responses.given[name][1]) for name in ("token", "token_info"))
     assert account.access_token == tokens["access_token"]
     assert account.refresh_token == (tokens.get("refresh_token") or "")
     assert (account.tenant_id, account.username) == (info["tenant_id"], info["username"])
@@ -267,14 +267,14 @@ def assert_whole(account: ConnectedAccount, answers: Answers) -> None:
 @fuzzed(50)
 @given(reply=replies("token_info"))
 def test_a_check_stores_what_ilert_names_or_nothing_and_loses_no_token(
-    account: ConnectedAccount, answers: Answers, reply: tuple[int, bytes]
+    account: ConnectedAccount, responses: Responses, reply: tuple[int, bytes]
 ) -> None:
     ConnectedAccount.objects.all().delete()
     account.access_token_expires_at = account.connected_at + timedelta(hours=1)
     account.granted_scope = "source"
     account.save(force_insert=True)
-    answers.reset()
-    answers.given["token_info"] = reply
+    responses.reset()
+    responses.given["token_info"] = reply
     expected = {"tenant_id": "acme", "username": "grace"}
     try:
         flows.check(ConnectedAccount.objects.get())
@@ -315,9 +315,9 @@ parameters = st.tuples(
 @fuzzed(60)
 @given(pairs=st.lists(parameters, max_size=6), good=st.integers(0, 7), has_code=st.booleans())
 def test_any_callback_ends_on_a_page_of_the_site_that_repeats_nothing(
-    answers: Answers, browser: Client, pairs: list[str], good: int, has_code: bool
+    responses: Responses, browser: Client, pairs: list[str], good: int, has_code: bool
 ) -> None:
-    answers.given["token"] = (401, b'{"code": "invalid_grant"}')
+    responses.given["token"] = (401, b'{"code": "invalid_grant"}')
     leave: Any = browser.post(CONNECT)
     state = leave["Location"].partition("state=")[2].partition("&")[0]
     here = [f"state={state}", *(["code=a-code"] if has_code else [])]

@@ -1,4 +1,4 @@
-"""Tokens that can page a whole company's engineers are passwords: they show up nowhere.
+"""Tokens that can page all engineers of a company are passwords: they show up nowhere.
 
 Each run connects, refreshes, checks, ends or moves a grant while something breaks, and then every
 place that could show a secret is searched for pieces of all that the run had.
@@ -37,12 +37,12 @@ from tests.support.scripted_adapter import echo, elsewhere, interrupted
 from tests.support.watched_site import ADMIN, CONNECT, World
 
 Verb = Callable[[World], object]
-Trouble = Callable[[World], AbstractContextManager[object]]
+Failure = Callable[[World], AbstractContextManager[object]]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _breaking_site() -> Iterator[None]:
-    """For all tests at once: after a change of these, Django compiles each template anew."""
+    """For all tests at once: after a change of these, Django compiles each template again."""
     with override_settings(DEBUG=True, ROOT_URLCONF=breaking_site.__name__):
         yield
 
@@ -194,8 +194,8 @@ ENDPOINTS = {
 }
 
 
-def travelling(make: Callable[[str], Any]) -> Callable[[str], Trouble]:
-    def at(endpoint: str) -> Trouble:
+def travelling(make: Callable[[str], Any]) -> Callable[[str], Failure]:
+    def at(endpoint: str) -> Failure:
         @contextmanager
         def mounted(world: World) -> Iterator[None]:
             url = world.settings.ILERT_OAUTH_API_URL
@@ -210,8 +210,8 @@ def travelling(make: Callable[[str], Any]) -> Callable[[str], Trouble]:
     return at
 
 
-def standin_fault(fault: Fault) -> Callable[[str], Trouble]:
-    def at(endpoint: str) -> Trouble:
+def standin_fault(fault: Fault) -> Callable[[str], Failure]:
+    def at(endpoint: str) -> Failure:
         name = endpoint.removeprefix("/").replace("current", "users/current")
 
         def add(world: World) -> AbstractContextManager[None]:
@@ -223,20 +223,20 @@ def standin_fault(fault: Fault) -> Callable[[str], Trouble]:
     return at
 
 
-def raising(error: BaseException) -> Callable[[str], Trouble]:
+def raising(error: BaseException) -> Callable[[str], Failure]:
     return travelling(lambda endpoint: interrupted(endpoint, error))
 
 
-def echoing(status: int) -> Callable[[str], Trouble]:
+def echoing(status: int) -> Callable[[str], Failure]:
     return travelling(lambda endpoint: echo(endpoint, status))
 
 
-TROUBLES: dict[str, Callable[[str], Trouble]] = {
+FAILURES: dict[str, Callable[[str], Failure]] = {
     "echo with 400": echoing(400),
     "an unexpected error": raising(OSError("no such CA bundle")),
 }
 #: Endings of a worker among them, which no ``except Exception`` catches.
-MORE_TROUBLES: dict[str, Callable[[str], Trouble]] = {
+MORE_FAILURES: dict[str, Callable[[str], Failure]] = {
     "echo with 200": echoing(200),
     "echo with 307": echoing(307),
     "echo with 401": echoing(401),
@@ -253,15 +253,15 @@ MORE_TROUBLES: dict[str, Callable[[str], Trouble]] = {
     "the end of the worker": raising(SystemExit(1)),
     "Ctrl-C": raising(KeyboardInterrupt()),
 }
-#: Each trouble at these; those at the others are kinds of the same.
+#: Each failure at these; those at the others are kinds of the same.
 FULLY = {("connect by flow", "/token"), ("refresh", "/token"), ("use", "/current")}
 
 
-def refused(start: str, table: str) -> Trouble:
+def refused(start: str, table: str) -> Failure:
     return lambda world: refused_by_database(start, table)
 
 
-def setting(name: str, change: Callable[[Any], Any]) -> Trouble:
+def setting(name: str, change: Callable[[Any], Any]) -> Failure:
     @contextmanager
     def at(world: World) -> Iterator[None]:
         before = getattr(world.settings, name)
@@ -274,7 +274,7 @@ def setting(name: str, change: Callable[[Any], Any]) -> Trouble:
     return at
 
 
-def responding(endpoint: str, fault: Fault) -> Trouble:
+def responding(endpoint: str, fault: Fault) -> Failure:
     def at(world: World) -> AbstractContextManager[None]:
         world.ilert.add_fault(endpoint, fault, times=None)
         return nullcontext()
@@ -292,7 +292,7 @@ ERROR_RESPONSES = {
 }
 
 
-def callback_with(**changes: str) -> Trouble:
+def callback_with(**changes: str) -> Failure:
     """Where another tab is on its way to ilert."""
 
     def at(world: World) -> AbstractContextManager[None]:
@@ -331,48 +331,48 @@ REQUEST = "authorizationrequest"
 PENDING = "pendingrevocation"
 KEYS, SECRET = "ILERT_OAUTH_ENCRYPTION_KEYS", "ILERT_OAUTH_CLIENT_SECRET"
 LOST_KEY = setting(KEYS, lambda keys: ["n9SOr2BMbgmqLgR6nhSKYh2Y9XRyNfl_C_kC-sWmSRE="])
-MISCONFIGURED: dict[str, Trouble] = {
+MISCONFIGURED: dict[str, Failure] = {
     "no client secret": setting(SECRET, lambda secret: None),
     "a client secret of bytes": setting(SECRET, lambda secret: secret.encode()),
     "one bad key of two": setting(KEYS, lambda keys: [*keys, keys[0][:-8]]),
-    "a text for a list of keys": setting(KEYS, lambda keys: keys[0]),
+    "a string for a list of keys": setting(KEYS, lambda keys: keys[0]),
 }
 NO_USER = refused("SELECT", "auth_user")
 NO_SESSION = refused("SELECT", SESSION)
 BEFORE_THE_VIEW = (NO_USER, NO_SESSION)
 LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
-START_TROUBLES: dict[str, Trouble] = {
+START_FAILURES: dict[str, Failure] = {
     "no session can be read": NO_SESSION,
     "no authorization request can be made": refused("INSERT", REQUEST),
 }
-FINISH_TROUBLES: dict[str, Trouble] = {
+FINISH_FAILURES: dict[str, Failure] = {
     "no session can be read": NO_SESSION,
     "no authorization request can be read": refused("SELECT", REQUEST),
     "no authorization request can be consumed": refused("UPDATE", REQUEST),
 }
-CALLBACK_TROUBLES: dict[str, Trouble] = {
+CALLBACK_FAILURES: dict[str, Failure] = {
     "a forged state": callback_with(state="state=forged"),
     "a denial": callback_with(code="error=access_denied&error_description="),
     "an error that echoes the code": callback_with(code="error="),
     "no code": callback_with(code="other="),
     "a replay": used_before,
 }
-LOCAL_TROUBLES: dict[str, dict[str, Trouble]] = {
+LOCAL_FAILURES: dict[str, dict[str, Failure]] = {
     "start": {"no user can be read": NO_USER},
-    "start by flow": START_TROUBLES,
+    "start by flow": START_FAILURES,
     "connect": {
         "no user can be read": NO_USER,
         "no account can be read": refused("SELECT", ACCOUNT),
         "no account can be made": refused("INSERT", ACCOUNT),
         "a lost session": session_gone,
-        **FINISH_TROUBLES,
-        **CALLBACK_TROUBLES,
+        **FINISH_FAILURES,
+        **CALLBACK_FAILURES,
         **MISCONFIGURED,
     },
     "connect by flow": {
         "no account can be made": refused("INSERT", ACCOUNT),
-        **FINISH_TROUBLES,
-        **CALLBACK_TROUBLES,
+        **FINISH_FAILURES,
+        **CALLBACK_FAILURES,
         **MISCONFIGURED,
     },
     "reconnect": {
@@ -412,25 +412,25 @@ LOCAL_TROUBLES: dict[str, dict[str, Trouble]] = {
 
 def runs() -> Iterator[Any]:
     for verb in VERBS:
-        yield pytest.param(verb, no_trouble, id=f"{verb}, no trouble")
+        yield pytest.param(verb, no_failure, id=f"{verb}, no failure")
         for endpoint in ENDPOINTS.get(verb, []):
-            more = MORE_TROUBLES if (verb, endpoint) in FULLY else {}
-            for name, at in {**TROUBLES, **more}.items():
+            more = MORE_FAILURES if (verb, endpoint) in FULLY else {}
+            for name, at in {**FAILURES, **more}.items():
                 yield pytest.param(verb, at(endpoint), id=f"{verb}, {name} at {endpoint[1:]}")
-        for name, trouble in LOCAL_TROUBLES.get(verb, {}).items():
+        for name, failure in LOCAL_FAILURES.get(verb, {}).items():
             marks = [pytest.mark.django_db(transaction=True)] if "can be" in name else []
-            yield pytest.param(verb, trouble, id=f"{verb}, {name}", marks=marks)
+            yield pytest.param(verb, failure, id=f"{verb}, {name}", marks=marks)
 
 
-def no_trouble(world: World) -> AbstractContextManager[None]:
+def no_failure(world: World) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-@pytest.mark.parametrize(("verb", "trouble"), list(runs()))
+@pytest.mark.parametrize(("verb", "failure"), list(runs()))
 def test_nothing_leaks(
     world: World,
     verb: str,
-    trouble: Trouble,
+    failure: Failure,
     capfd: pytest.CaptureFixture[str],
     django_capture_on_commit_callbacks: Any,
 ) -> None:
@@ -440,7 +440,7 @@ def test_nothing_leaks(
         world.callback_url = world.begin()
     world.learn()
     if (
-        trouble in BEFORE_THE_VIEW
+        failure in BEFORE_THE_VIEW
         and verb == "connect"
         and LOGIN_REQUIRED in world.settings.MIDDLEWARE
     ):
@@ -450,9 +450,9 @@ def test_nothing_leaks(
         with django_capture_on_commit_callbacks(execute=True):
             return VERBS[verb](world)
 
-    with trouble(world):
+    with failure(world):
         world.attempt(act)
-    world.sweep(every_page=trouble is no_trouble and verb in EVERY_STATE)
+    world.sweep(every_page=failure is no_failure and verb in EVERY_STATE)
     world.hunt.look_at("standard output and error", capfd.readouterr())
     leaks = world.leaks()
     assert not leaks, "\n".join(leaks)

@@ -77,8 +77,8 @@ def test_of_callbacks_at_the_same_moment_one_sends_the_code(
     ilert.options.latency = 0.2
     browsers = [twin(visitor) for _ in range(4)]
     all_have_looked(4)
-    answers: list[Any] = at_once(4, lambda number: browsers[number].get(callback_url))
-    assert sorted(answer["Location"] for answer in answers) == ["/after/"] + [BACK_BY_ACCOUNTS] * 3
+    responses: list[Any] = at_once(4, lambda number: browsers[number].get(callback_url))
+    assert sorted(each["Location"] for each in responses) == ["/after/"] + [BACK_BY_ACCOUNTS] * 3
     assert [request.status for request in ilert.token_requests] == [200]
     assert ilert.live_refresh_tokens("acme", "grace") == 1
     assert ConnectedAccount.objects.get().status == "connected"

@@ -225,7 +225,7 @@ def test_people_whose_names_only_look_alike_are_each_connected(
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("ending", ["disconnect", "delete"])
-def test_a_grant_that_is_renewed_while_it_is_ended_does_not_live_on(
+def test_a_grant_that_is_refreshed_while_it_is_ended_does_not_live_on(
     account: ConnectedAccount,
     ilert: StandIn,
     settings: Any,

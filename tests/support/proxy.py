@@ -8,7 +8,7 @@ from threading import Event, Lock, Thread, Timer
 
 
 class TcpProxy:
-    """``refusal`` is what new connections are sent before they are closed; None lets them in.
+    """``rejection`` is what new connections are sent before they are closed; None lets them in.
 
     ``delay`` is how many seconds they wait for the server. With ``loses_response`` set, the
     connections are cut in place of what the server says next.
@@ -21,7 +21,7 @@ class TcpProxy:
         self._open: set[socket.socket] = set()
         self._lock = Lock()
         self._is_closed = Event()
-        self.refusal: bytes | None = None
+        self.rejection: bytes | None = None
         self.delay = 0.0
         self.loses_response = False
         Thread(target=self._accept, daemon=True).start()
@@ -32,14 +32,14 @@ class TcpProxy:
             for end in self._open:
                 _shut_down(end)
 
-    def go_down(self, seconds: float, refusal: bytes = b"") -> None:
+    def go_down(self, seconds: float, rejection: bytes = b"") -> None:
         """Cuts, and refuses connections for so long."""
-        self.refusal = refusal
+        self.rejection = rejection
         self.cut()
         Timer(seconds, self.come_back).start()
 
     def come_back(self) -> None:
-        self.refusal = None
+        self.rejection = None
 
     def close(self) -> None:
         self._is_closed.set()
@@ -55,8 +55,8 @@ class TcpProxy:
 
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError):
-            if self.refusal is not None:
-                _refuse(client, self.refusal)
+            if self.rejection is not None:
+                _refuse(client, self.rejection)
                 return
             self._is_closed.wait(self.delay)
             with socket.create_connection(self._target) as server:
@@ -65,7 +65,7 @@ class TcpProxy:
     def _connect(self, client: socket.socket, server: socket.socket) -> None:
         ends = {client, server}
         with self._lock:
-            if self.refusal is not None:
+            if self.rejection is not None:
                 return
             self._open |= ends
         try:
@@ -88,8 +88,8 @@ class TcpProxy:
         _shut_down(sink)
 
 
-def _refuse(client: socket.socket, refusal: bytes) -> None:
-    client.sendall(refusal)
+def _refuse(client: socket.socket, rejection: bytes) -> None:
+    client.sendall(rejection)
     client.shutdown(socket.SHUT_WR)
     # Whoever closes a socket with something unread takes back what was sent.
     client.settimeout(1)

@@ -1,6 +1,6 @@
-"""The table of answers: what each kind does to an account, and to an attempt to connect one.
+"""The table of responses: what each kind does to an account, and to an attempt to connect one.
 
-Which answer is of which kind is tested with the client.
+Which response is of which kind is tested with the client.
 """
 
 from __future__ import annotations
@@ -43,21 +43,23 @@ class Case:
     retry_after: float | None = None
 
 
-def refusal(code: str, status: int = 400) -> Fault:
+def oauth_error(code: str, status: int = 400) -> Fault:
     return Fault(status, f'{{"code": "{code}", "error": "Some text"}}')
 
 
-ANSWERS = {
+RESPONSES = {
     "read timeout": Case(Fault(delay=1), "timeout"),
     "closed at once": Case(Fault(drop=True), "unreachable"),
     "307": Case(Fault(307, headers={"Location": "/elsewhere"}), UNUSABLE),
-    "400 unheard of": Case(refusal("unheard_of"), "unknown_error", IlertRejectedError),
-    "400 invalid_grant": Case(refusal("invalid_grant"), "invalid_grant", ReconnectRequiredError),
+    "400 unheard of": Case(oauth_error("unheard_of"), "unknown_error", IlertRejectedError),
+    "400 invalid_grant": Case(
+        oauth_error("invalid_grant"), "invalid_grant", ReconnectRequiredError
+    ),
     "401 without JSON": Case(Fault(401, "invalid_grant"), UNUSABLE),
     "429 invalid_grant for seconds": Case(
         Fault(429, '{"code": "invalid_grant"}', {"Retry-After": "7"}), "rate_limited", retry_after=7
     ),
-    "500 invalid_grant": Case(refusal("invalid_grant", 500), "server_error"),
+    "500 invalid_grant": Case(oauth_error("invalid_grant", 500), "server_error"),
     "200 without access_token": Case(Fault(200, '{"refresh_token": "new-refresh"}'), UNUSABLE),
 }
 
@@ -106,8 +108,8 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> Mock:
     return wrapped
 
 
-@pytest.mark.parametrize("case", ANSWERS.values(), ids=ANSWERS)
-def test_what_an_answer_does_to_an_account(
+@pytest.mark.parametrize("case", RESPONSES.values(), ids=RESPONSES)
+def test_what_a_response_does_to_an_account(
     case: Case, expired_account: ConnectedAccount, ilert: StandIn, sent: list[Any]
 ) -> None:
     ilert.add_fault("token", case.fault)
@@ -155,7 +157,7 @@ def test_a_refresh_whose_connection_never_came_about_is_tried_once_more_and_chan
 def test_a_code_exchange_is_never_sent_twice_and_stores_nothing_unless_it_succeeds(
     name: str, callback: HttpRequest, ilert: StandIn, sent: list[Any]
 ) -> None:
-    case = ANSWERS[name]
+    case = RESPONSES[name]
     ilert.add_fault("token", case.fault)
     with pytest.raises(IlertOAuthError) as caught:
         flows.finish_connect(callback)
