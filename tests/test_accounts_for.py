@@ -279,7 +279,7 @@ def test_who_may_manage_it_no_longer_when_coming_back_has_an_account_of_their_ow
 
 
 @pytest.mark.django_db(transaction=True)
-def test_who_may_manage_it_no_longer_once_ilert_has_answered_has_an_account_of_their_own(
+def test_who_may_manage_it_no_longer_once_ilert_has_responded_has_an_account_of_their_own(
     browser: Client, manager: User, shared: ConnectedAccount, during_request: Any
 ) -> None:
     callback, before = reconnect(browser, shared), shared.connected_at

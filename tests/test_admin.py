@@ -398,9 +398,7 @@ def test_the_list_explains_times_and_scopes_on_hovering_and_a_state_by_its_reaso
     assert 'title="See, create and edit alert sources"' in shown
 
 
-def test_buttons_of_an_account_are_those_that_fit_its_state(
-    root: Client, account: ConnectedAccount
-) -> None:
+def test_buttons_of_an_account_match_its_state(root: Client, account: ConnectedAccount) -> None:
     expected = {
         Status.CONNECTED: ["refresh_accounts", "check_accounts", "disconnect_accounts"],
         Status.RECONNECT_REQUIRED: ["disconnect_accounts"],

@@ -308,7 +308,7 @@ def test_in_a_transaction_that_is_rolled_back_it_was_not_consumed(
     assert consume(again_found)
 
 
-def test_a_second_use_leaves_the_transaction_of_the_caller_whole(
+def test_a_second_use_does_not_break_the_transaction_of_the_caller(
     request_of_user: HttpRequest,
 ) -> None:
     found = store(request_of_user)

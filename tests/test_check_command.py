@@ -96,7 +96,7 @@ def test_a_terminal_shows_a_bar(people: People) -> None:
     assert "2/2" in Run(stderr=Screen()).err
 
 
-# Trouble
+# Failures
 
 
 def test_a_grant_that_is_gone_is_marked_once_its_token_is_dead(

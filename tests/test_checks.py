@@ -17,8 +17,8 @@ from django_ilert_oauth.testing import connected_account
 from tests.test_conf import KEY, MALFORMED
 
 ROOT = Path(__file__).parents[1]
-BARE_SITE = """
-SECRET_KEY = "bare"
+PLAIN_SITE = """
+SECRET_KEY = "plain"
 INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -31,8 +31,8 @@ DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memor
 STATIC_URL = "static/"
 STATIC_ROOT = "static"
 """
-WITH_URLS = BARE_SITE + 'ROOT_URLCONF = "bare_urls"\n'
-BARE_URLS = """
+WITH_URLS = PLAIN_SITE + 'ROOT_URLCONF = "plain_urls"\n'
+PLAIN_URLS = """
 from django.urls import include, path
 urlpatterns = [path("ilert/", include("django_ilert_oauth.urls"))]
 """
@@ -65,7 +65,7 @@ def found(messages: list[CheckMessage]) -> list[tuple[str | None, str]]:
     return [(message.id, message.msg.split(" ")[0]) for message in messages]
 
 
-def test_a_site_that_is_set_up_has_nothing_to_mend() -> None:
+def test_a_site_that_is_set_up_has_nothing_to_fix() -> None:
     assert check_settings(None) == []
 
 
@@ -240,7 +240,7 @@ def test_only_check_deploy_warns_of_what_development_may_do(deployed: Any) -> No
     ("site", "command"),
     [
         (WITH_URLS, "makemigrations --check --dry-run"),
-        (BARE_SITE, "collectstatic --dry-run --no-input"),
+        (PLAIN_SITE, "collectstatic --dry-run --no-input"),
     ],
     ids=["makemigrations with URLs", "collectstatic"],
 )
@@ -265,10 +265,10 @@ def test_migrate_runs_where_nothing_is_set_and_says_so(tmp_path: Path) -> None:
 
 
 def run(tmp_path: Path, site: str, command: str) -> subprocess.CompletedProcess[str]:
-    (tmp_path / "bare_site.py").write_text(site)
-    (tmp_path / "bare_urls.py").write_text(BARE_URLS)
+    (tmp_path / "plain_site.py").write_text(site)
+    (tmp_path / "plain_urls.py").write_text(PLAIN_URLS)
     path = os.pathsep.join([str(ROOT), str(tmp_path)])
-    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "bare_site", "PYTHONPATH": path}
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "plain_site", "PYTHONPATH": path}
     arguments = [sys.executable, "-W", "error", "-m", "django", *command.split(" ")]
     return subprocess.run(
         arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30

@@ -43,7 +43,7 @@ def test_the_same_access_is_no_news(
     assert told(page, "success") == "grace @ acme is connected."
 
 
-def test_what_is_connected_anew_has_nothing_to_compare(
+def test_what_is_connected_after_a_disconnect_has_nothing_to_compare(
     browser: Client, connect: Walk, make_account: AccountFactory
 ) -> None:
     account = make_account(status=Status.DISCONNECTED)

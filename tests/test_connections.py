@@ -145,7 +145,7 @@ def test_a_connection_that_fails_is_tried_once_more(monkeypatch: pytest.MonkeyPa
         return create(*args, **kwargs)
 
     monkeypatch.setattr(connection, "create_connection", create_later)
-    with raw_server(answering_once) as server:
+    with raw_server(responding_once) as server:
         assert ask(api_url=server.url).access_token == "abc"
 
 
@@ -209,7 +209,7 @@ def test_an_address_that_is_none_is_transient(url: str) -> None:
 # Kept ones
 
 
-def answering_once(connection: socket.socket, server: RawServer) -> None:
+def responding_once(connection: socket.socket, server: RawServer) -> None:
     """On each connection; it takes a second request, and hangs up."""
     body = b'{"access_token": "abc", "active": true, "tenant_id": "acme", "username": "grace"}'
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -219,7 +219,7 @@ def answering_once(connection: socket.socket, server: RawServer) -> None:
 
 @pytest.mark.parametrize("name", ["token_info", "current_user"])
 def test_what_may_be_repeated_is_tried_again_where_a_kept_connection_dies(name: str) -> None:
-    with raw_server(answering_once) as server, open_client(server.url) as ilert:
+    with raw_server(responding_once) as server, open_client(server.url) as ilert:
         ilert.refresh(Secret(ilert_guide.REFRESH_TOKEN))
         CALLS[name](ilert)
         assert (server.connections, len(server.received)) == (2, 3)
@@ -227,7 +227,7 @@ def test_what_may_be_repeated_is_tried_again_where_a_kept_connection_dies(name: 
 
 @pytest.mark.parametrize("name", ["exchange_code", "refresh", "revoke"])
 def test_what_works_only_once_is_not_sent_again_where_a_kept_connection_dies(name: str) -> None:
-    with raw_server(answering_once) as server, open_client(server.url) as ilert:
+    with raw_server(responding_once) as server, open_client(server.url) as ilert:
         ilert.refresh(Secret(ilert_guide.REFRESH_TOKEN))
         with pytest.raises(IlertUnavailableError) as caught:
             CALLS[name](ilert)
@@ -239,12 +239,12 @@ def test_what_works_only_once_is_not_sent_again_where_a_kept_connection_dies(nam
 
 
 def test_a_repetition_keeps_to_the_deadline() -> None:
-    def answer_once_in_all(connection: socket.socket, server: RawServer) -> None:
+    def respond_once_in_all(connection: socket.socket, server: RawServer) -> None:
         if server.connections == 1:
-            answering_once(connection, server)
+            responding_once(connection, server)
         server.over.wait(5)
 
-    with raw_server(answer_once_in_all) as server, open_client(server.url, timeout=SHORT) as ilert:
+    with raw_server(respond_once_in_all) as server, open_client(server.url, timeout=SHORT) as ilert:
         ilert.refresh(Secret(ilert_guide.REFRESH_TOKEN))
         with pytest.raises(IlertUnavailableError) as caught:
             CALLS["token_info"](ilert)
@@ -267,7 +267,7 @@ def test_a_pool_of_urllib3_makes_its_connections_of_a_class_that_can_be_exchange
 
 
 def test_an_adapter_is_of_use_to_other_sessions_too() -> None:
-    with raw_server(answering_once) as server, requests.Session() as session:
+    with raw_server(responding_once) as server, requests.Session() as session:
         session.mount("http://", WatchedAdapter())
         assert session.get(server.url).status_code == 200
 
@@ -276,7 +276,7 @@ def test_debug_output_of_http_client_has_nothing_of_ours(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
-    with raw_server(answering_once) as server:
+    with raw_server(responding_once) as server:
         for call in CALLS.values():
             ask(call, api_url=server.url)
     assert tuple(capfd.readouterr()) == ("", "")
@@ -300,7 +300,7 @@ def test_no_log_quotes_a_broken_head(caplog: pytest.LogCaptureFixture, rest: str
 
 
 def test_closing_ends_a_connection_whose_pool_is_still_held() -> None:
-    with raw_server(answering_once) as server, open_client(server.url) as ilert:
+    with raw_server(responding_once) as server, open_client(server.url) as ilert:
         ilert.refresh(Secret(ilert_guide.REFRESH_TOKEN))
         held = [thing for thing in gc.get_objects() if type(thing) is HTTPConnectionPool]
     assert held
@@ -322,10 +322,10 @@ def strings_in_memory() -> Iterator[str]:
 
 
 LEFT: dict[str, tuple[RawReply, list[str], str]] = {
-    "form": (answering_once, ["start_refresh"], "refresh_token={}"),
-    "header": (answering_once, ["current_user"], "Bearer {}"),
+    "form": (responding_once, ["start_refresh"], "refresh_token={}"),
+    "header": (responding_once, ["current_user"], "Bearer {}"),
     "form of a failure": (lambda *_: None, ["start_refresh"], "refresh_token={}"),
-    "form of a repetition": (answering_once, ["start_refresh", "token_info"], "token={}"),
+    "form of a repetition": (responding_once, ["start_refresh", "token_info"], "token={}"),
 }
 
 

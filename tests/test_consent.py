@@ -1,4 +1,4 @@
-"""A view needs more than its decorator says, which ilert's refusal tells."""
+"""A view needs more than its decorator says, which ilert's 403 tells."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def test_a_program_is_told_what_is_missing(
     for _ in range(2):
         response = browser.get(f"/{kind}/", headers=JSON)
         assert response.status_code == 403
-        answer = response.json()
-        assert (answer["error"], answer["missing_scopes"]) == ("insufficient_scope", ["schedule"])
-        assert query_of(answer["connect_url"])["account"] == str(narrow.pk)
+        body = response.json()
+        assert (body["error"], body["missing_scopes"]) == ("insufficient_scope", ["schedule"])
+        assert query_of(body["connect_url"])["account"] == str(narrow.pk)
     assert is_sent_to_connect(browser.get(f"/{kind}/"))
 
 
@@ -188,7 +188,7 @@ def test_a_view_outside_of_transactions_rolls_back_nothing_that_surrounds_it(
     assert not transaction.get_rollback()
 
 
-def test_a_transaction_of_who_calls_the_view_without_django_is_left_alone(
+def test_a_transaction_of_who_calls_the_view_without_django_is_not_touched(
     narrow: ConnectedAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
@@ -204,7 +204,7 @@ def test_a_transaction_of_who_calls_the_view_without_django_is_left_alone(
 
 
 @pytest.mark.parametrize("server", [Client, AsyncClient])
-def test_a_refusal_that_names_no_scope_stays_an_error(
+def test_a_scope_error_that_names_no_scope_stays_an_error(
     user: User, narrow: ConnectedAccount, server: Callable[[], Any]
 ) -> None:
     client = server()

@@ -164,7 +164,7 @@ def test_access_ends_with_the_last_access_token(make_account: AccountFactory) ->
     assert datetime.fromisoformat(told["access_ends_at"]) == latest
 
 
-def test_an_account_that_the_database_does_not_let_go_stops_none_of_the_others(
+def test_an_account_that_the_database_does_not_release_stops_none_of_the_others(
     people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail_once(account: ConnectedAccount, **_: Any) -> None:

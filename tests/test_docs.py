@@ -238,8 +238,8 @@ def test_each_value_of_a_choice_is_described() -> None:
 def test_each_template_and_tag_is_described() -> None:
     folder = PACKAGE / "templates"
     paths = [*folder.glob("ilert_oauth/[!_]*.html"), *folder.glob("ilert_oauth/*/*")]
-    whole = {str(path.relative_to(folder)) for path in paths}
-    assert set(docs.rows("Template")) == whole
+    complete = {str(path.relative_to(folder)) for path in paths}
+    assert set(docs.rows("Template")) == complete
     assert set(docs.rows("Tag")) == set(register.tags)
 
 

@@ -79,14 +79,14 @@ def test_an_error_says_by_default_that_nothing_more_is_known() -> None:
     assert IlertRejectedError("No.").status == ReconnectRequiredError("Gone.").status == 0
 
 
-def test_an_error_survives_pickling_and_copying_whole() -> None:
+def test_an_error_survives_pickling_and_copying_unchanged() -> None:
     for error in EXAMPLES:
         for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301
             assert type(twin) is type(error)
             assert (str(twin), vars(twin)) == (str(error), vars(error))
 
 
-def test_each_kind_has_a_code_of_its_own_that_fits_the_column() -> None:
+def test_each_kind_has_a_code_of_its_own_no_longer_than_the_column() -> None:
     codes = [kind("What happened.").code for kind in TREE]
     assert codes == [kind.code for kind in TREE]
     assert len(set(codes) - {""}) == len(TREE)

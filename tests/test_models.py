@@ -369,7 +369,7 @@ LOOK_ALIKE = {
 
 
 @pytest.mark.parametrize("column", LOOK_ALIKE)
-def test_names_that_only_look_alike_are_told_apart_and_each_is_stored_once(
+def test_names_that_only_look_alike_are_distinguished_and_each_is_stored_once(
     make: Make, column: str
 ) -> None:
     first = make()
@@ -476,8 +476,8 @@ STALE: dict[str, Callable[[ConnectedAccount], ConnectedAccount]] = {
 }
 
 
-#: Ways to save whole objects; Django's own ``asave`` passes all of its keywords.
-WHOLE: list[dict[str, Any]] = [
+#: Ways to save complete objects; Django's own ``asave`` passes all of its keywords.
+COMPLETE: list[dict[str, Any]] = [
     {"using": "default"},
     {"force_update": True},
     {"force_insert": False, "force_update": False, "using": None, "update_fields": None},
@@ -490,7 +490,7 @@ WHOLE: list[dict[str, Any]] = [
         *((read, refresh_elsewhere, {}) for read in STALE.values()),
         (reread, disconnect_elsewhere, {}),
         (reread, hand_over_and_rename_elsewhere, {}),
-        *((reread, refresh_elsewhere, options) for options in WHOLE),
+        *((reread, refresh_elsewhere, options) for options in COMPLETE),
     ],
     ids=[
         *STALE,
@@ -558,7 +558,7 @@ def test_a_deleted_row_does_not_rise_again(make: Make) -> None:
     assert not ConnectedAccount.objects.exists()
 
 
-def test_a_new_object_and_a_copy_under_a_new_key_are_written_whole(make: Make) -> None:
+def test_a_new_object_and_a_copy_under_a_new_key_are_written_completely(make: Make) -> None:
     account = make(granted_scope="profile", last_error="timeout")
     account.pk, account.uuid, account.username = None, uuid4(), "hopper"
     account.access_token = "another"

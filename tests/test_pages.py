@@ -234,8 +234,8 @@ def test_times_are_relative_with_the_exact_time_beside(
         connected_at=connected_at, refreshed_at=timezone.now() - timedelta(minutes=3, seconds=5)
     )
     page = card(browser)
-    connected, renewed = page.all("time")
-    assert (connected.text, renewed.text) == ("3 days ago", "3 minutes ago")
+    connected, refreshed = page.all("time")
+    assert (connected.text, refreshed.text) == ("3 days ago", "3 minutes ago")
     exact = connected.attributes["title"]
     assert exact.endswith(" UTC")
     assert str(connected_at.year) in exact
@@ -332,11 +332,11 @@ def test_the_number_of_queries_does_not_grow_with_the_accounts(
 # Failures at the callback
 
 
-def callback_with(browser: Client, **answer: str) -> Page:
+def callback_with(browser: Client, **query: str) -> Page:
     """The page that the user ends on when ilert sends this back."""
     leaving: Any = browser.post(CONNECT)
     state = dict(parse_qsl(urlsplit(leaving["Location"]).query))["state"]
-    return Page.of(browser.get(CALLBACK, {"state": state, **answer}, follow=True))
+    return Page.of(browser.get(CALLBACK, {"state": state, **query}, follow=True))
 
 
 def alert(page: Page) -> str:
@@ -368,7 +368,7 @@ def test_what_ilert_sends_back_has_a_message_without_its_code(
 
 
 @pytest.mark.parametrize(
-    ("fault", "explanation"),
+    ("fault", "message"),
     [
         (Fault(429), "ilert is too busy to respond right now."),
         (Fault(503), "ilert is having problems right now."),
@@ -380,21 +380,21 @@ def test_what_ilert_sends_back_has_a_message_without_its_code(
     ],
 )
 def test_what_goes_wrong_between_the_servers_has_a_message(
-    browser: Client, ilert: StandIn, fault: Fault, explanation: str
+    browser: Client, ilert: StandIn, fault: Fault, message: str
 ) -> None:
     ilert.add_fault("token", fault)
     page = callback_with(browser, code="the-code")
-    assert alert(page).startswith(explanation)
+    assert alert(page).startswith(message)
     assert page.texts("button") == ["Go to ilert"]
 
 
-def test_a_refusal_between_the_servers_is_not_laid_to_the_user() -> None:
+def test_a_denial_between_the_servers_is_not_laid_to_the_user() -> None:
     code = "access_denied"
     rejected, denied = IlertRejectedError("", code=code), AuthorizationDeniedError("", code=code)
     assert explain(rejected) != explain(denied)
 
 
-def test_a_used_request_and_one_that_expired_are_told_apart(
+def test_a_used_request_and_one_that_expired_are_distinguished(
     browser: Client, ilert: StandIn
 ) -> None:
     leaving: Any = browser.post(CONNECT)
@@ -569,7 +569,7 @@ def test_links_lead_on_and_buttons_send_forms(pages: dict[str, Page]) -> None:
         assert all("form" in button.ancestors for button in page.all("button")), name
 
 
-def test_messages_are_announced_by_their_weight(pages: dict[str, Page]) -> None:
+def test_the_role_of_a_message_matches_its_weight(pages: dict[str, Page]) -> None:
     roles = {
         next(iter(element.classes - {"ilert-message"})): element.attributes["role"]
         for page in pages.values()

@@ -1,4 +1,4 @@
-"""Every list that ilert has, read whole: on the stand-in, and page by page on the kit."""
+"""Every list that ilert has, read completely: on the stand-in, and page by page on the kit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def path_of(name: str, session: IlertSession) -> str:
     return f"/api/{name}"
 
 
-def whole(name: str, session: IlertSession) -> list[Any]:
+def complete_list(name: str, session: IlertSession) -> list[Any]:
     """By pages of the largest size, and with no help from ``list``."""
     path, size = path_of(name, session), LISTS[name].largest_page
     first = session.get(path, params={"max-results": size})
@@ -51,25 +51,25 @@ def whole(name: str, session: IlertSession) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_each_of_ilerts_lists_is_read_whole(session: IlertSession, name: str) -> None:
-    assert list(session.list(path_of(name, session))) == whole(name, session)
+def test_each_of_ilerts_lists_is_read_completely(session: IlertSession, name: str) -> None:
+    assert list(session.list(path_of(name, session))) == complete_list(name, session)
 
 
 @pytest.mark.parametrize("size", [7, 1000])
 @pytest.mark.parametrize("name", LISTS)
-def test_each_is_read_whole_by_pages_of_the_callers_size(
+def test_each_is_read_completely_by_pages_of_the_callers_size(
     session: IlertSession, name: str, size: int
 ) -> None:
     items = list(session.list(path_of(name, session), **{"max-results": size}))
-    assert items == whole(name, session)
+    assert items == complete_list(name, session)
 
 
 @pytest.mark.parametrize("name", WITH_INCLUDE)
-def test_each_is_read_whole_where_include_makes_pages_smaller(
+def test_each_is_read_completely_where_include_makes_pages_smaller(
     session: IlertSession, name: str
 ) -> None:
     items = list(session.list(f"/api/{name}", include=["subscribed", "uptime"]))
-    assert items == whole(name, session)
+    assert items == complete_list(name, session)
 
 
 def refused(ilert: StandIn) -> list[str]:
@@ -159,10 +159,10 @@ def kit(user: User, fake_ilert: FakeIlert) -> Iterator[IlertSession]:
         yield session
 
 
-def give(ilert: FakeIlert, *pages: Any, **answer: Any) -> None:
+def give(ilert: FakeIlert, *pages: Any, **response: Any) -> None:
     """No page comes after these."""
     for page in pages:
-        ilert.answer("GET", PATH, json=page, times=1, **answer)
+        ilert.answer("GET", PATH, json=page, times=1, **response)
 
 
 def ids(*numbers: int) -> list[dict[str, int]]:
@@ -253,7 +253,7 @@ def test_an_item_that_comes_twice_on_one_page_is_listed_once(
         [[1, None], [None, 2], [1]],
     ],
 )
-def test_items_without_an_id_are_told_apart_by_what_they_are(
+def test_items_without_an_id_are_distinguished_by_what_they_are(
     kit: IlertSession, fake_ilert: FakeIlert, pages: list[Any]
 ) -> None:
     give(fake_ilert, *pages)

@@ -176,7 +176,7 @@ def test_a_challenge_counts_where_the_body_is_no_json(real: IlertSession, ilert:
         (400, {"code": "OAUTH2_SCOPE_ERROR", "scope": "alert"}),
     ],
 )
-def test_not_each_refusal_is_about_scopes(
+def test_not_each_error_is_about_scopes(
     session: IlertSession, fake_ilert: FakeIlert, status: int, body: Any
 ) -> None:
     fake_ilert.answer("GET", PATH, status=status, json=body)

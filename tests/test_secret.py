@@ -67,7 +67,7 @@ def test_the_mask_is_the_same_for_every_secret() -> None:
 
 
 @pytest.mark.parametrize("take", REFUSED.values(), ids=REFUSED)
-def test_a_secret_is_no_string_that_could_be_taken_apart(take: Callable[[Any], object]) -> None:
+def test_a_secret_is_no_string_that_could_be_taken_to_pieces(take: Callable[[Any], object]) -> None:
     with pytest.raises(TypeError) as caught:
         take(Secret(PLAIN))
     assert PLAIN not in str(caught.value)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 ILERT = "https://ilert.test"
-RENEWED = {"access_token": "renewed-token", "expires_in": 3600}
+REFRESHED = {"access_token": "refreshed-token", "expires_in": 3600}
 
 Script = Callable[..., ScriptedAdapter]
 
@@ -99,7 +99,7 @@ def test_an_absolute_url_to_the_accounts_ilert_is_fine(
     assert session.get(account.api_url + "/api/users/current").status_code == 200
 
 
-def test_the_token_and_the_wish_for_json_travel_in_the_headers(
+def test_the_token_and_the_request_for_json_travel_in_the_headers(
     far: IlertSession, script: Script
 ) -> None:
     adapter = script()
@@ -114,7 +114,7 @@ def test_a_fresh_token_is_used_as_it_is(session: IlertSession, ilert: StandIn) -
     assert ilert.token_requests == []
 
 
-def test_an_expired_token_is_renewed_before_it_is_used(
+def test_an_expired_token_is_refreshed_before_it_is_used(
     expired_account: ConnectedAccount, ilert: StandIn
 ) -> None:
     with IlertSession(expired_account) as session:
@@ -217,7 +217,7 @@ def test_after_a_401_soon_after_a_refresh_comes_the_token_that_another_process_s
     assert len(ilert.token_requests) == 1
 
 
-def test_a_401_stays_one_while_ilert_cannot_renew(
+def test_a_401_stays_one_while_ilert_cannot_refresh(
     session: IlertSession, ilert: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     ilert.expire_access_tokens()
@@ -257,35 +257,35 @@ def chunks() -> Iterator[bytes]:
 def test_a_stream_is_not_sent_again(
     far: IlertSession, script: Script, pauses: list[float], body: Callable[[], Any], status: int
 ) -> None:
-    script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
+    script(Reply(body=REFRESHED), at=ILERT + client.TOKEN_PATH)
     adapter = script(Reply(status, headers={"Retry-After": "1"}))
     assert far.put("/api/import", data=body()).status_code == status
     assert [seen.body for seen in adapter.seen] == [b"first second"]
     assert pauses == []
 
 
-def test_a_401_to_a_stream_renews_the_token_for_what_comes_next(
+def test_a_401_to_a_stream_refreshes_the_token_for_what_comes_next(
     far: IlertSession, script: Script
 ) -> None:
-    script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
+    script(Reply(body=REFRESHED), at=ILERT + client.TOKEN_PATH)
     adapter = script(Reply(401), Reply(201))
     assert far.post("/api/import", data=chunks()).status_code == 401
     assert far.post("/api/import", data=chunks()).status_code == 201
-    assert adapter.seen[1].headers["Authorization"] == "Bearer renewed-token"
+    assert adapter.seen[1].headers["Authorization"] == "Bearer refreshed-token"
 
 
 @pytest.mark.parametrize("status", [401, 429])
-def test_a_file_is_sent_whole_or_not_again(
+def test_a_file_is_sent_completely_or_not_again(
     far: IlertSession, script: Script, pauses: list[float], status: int
 ) -> None:
-    script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
+    script(Reply(body=REFRESHED), at=ILERT + client.TOKEN_PATH)
     adapter = script(Reply(status), Reply())
-    far.post("/api/import", files={"file": io.BytesIO(b"the whole file")})
-    assert all(b"the whole file" in seen.body for seen in adapter.seen)
+    far.post("/api/import", files={"file": io.BytesIO(b"the complete file")})
+    assert all(b"the complete file" in seen.body for seen in adapter.seen)
 
 
 def test_a_stream_is_not_sent_again_after_a_redirect(far: IlertSession, script: Script) -> None:
-    script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
+    script(Reply(body=REFRESHED), at=ILERT + client.TOKEN_PATH)
     adapter = script(Reply(303, headers={"Location": "/api/imported"}), Reply(401))
     far.post("/api/import", data=chunks())
     posted = [seen.body for seen in adapter.seen if seen.method == "POST"]
@@ -424,7 +424,7 @@ def test_a_gateway_error_is_waited_out_as_long_as_asked_within_max_wait(
 def test_max_wait_is_for_all_waits_of_a_request(
     far: IlertSession, script: Script, pauses: list[float]
 ) -> None:
-    script(Reply(body=RENEWED), at=ILERT + client.TOKEN_PATH)
+    script(Reply(body=REFRESHED), at=ILERT + client.TOKEN_PATH)
     wait = {"Retry-After": "25"}
     script(Reply(429, headers=wait), Reply(401), Reply(503, headers=wait), Reply(429, headers=wait))
     far.max_wait = 60
@@ -433,7 +433,7 @@ def test_max_wait_is_for_all_waits_of_a_request(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_each_wait_is_announced_in_the_log(
+def test_each_wait_is_logged(
     far_account: ConnectedAccount,
     script: Script,
     pauses: list[float],
@@ -772,19 +772,19 @@ def test_adapters_are_mounted_as_on_any_session(far: IlertSession) -> None:
 def test_an_adapter_may_respond_with_a_kind_of_its_own(
     far: IlertSession, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    class Answer(requests.Response):
+    class OwnResponse(requests.Response):
         pass
 
     class Own(ScriptedAdapter):
         """Of a tool that records requests, say."""
 
         def build_response(self, request: Any, raw: Any) -> Any:
-            answer = super().build_response(request, raw)
-            answer.__class__ = Answer
-            return answer
+            response = super().build_response(request, raw)
+            response.__class__ = OwnResponse
+            return response
 
     monkeypatch.setitem(transport.adapters, ILERT, Own(Reply(status)))
-    assert type(far.get("/api/alerts")) is Answer
+    assert type(far.get("/api/alerts")) is OwnResponse
 
 
 @pytest.mark.parametrize("url", ["/api/alerts", b"/api/alerts", ILERT + "/api/alerts"])
@@ -878,8 +878,8 @@ def test_threads_that_share_a_session_refresh_once(
     ilert.options.rotate = True
     ilert.options.latency = 0.3
     with IlertSession(expired_account) as session:
-        answers = at_once(10, lambda _number: session.get("/api/users/current").json()["username"])
-    assert answers == ["grace"] * 10
+        names = at_once(10, lambda _number: session.get("/api/users/current").json()["username"])
+    assert names == ["grace"] * 10
     assert len(ilert.token_requests) == 1
     assert expired_account.access_token == stored_token(expired_account)
 
@@ -892,8 +892,8 @@ def test_threads_that_are_all_refused_refresh_once(
     ilert.options.latency = 0.3
     ilert.expire_access_tokens()
     with IlertSession(account) as session:
-        answers = at_once(10, lambda _number: session.get("/api/users/current").status_code)
-    assert answers == [200] * 10
+        statuses = at_once(10, lambda _number: session.get("/api/users/current").status_code)
+    assert statuses == [200] * 10
     assert len(ilert.token_requests) == 1
 
 

@@ -254,7 +254,7 @@ def refuse(ilert: StandIn, people: People, *, times: int, due: int = 2) -> list[
     return pks[10:]
 
 
-def test_after_ten_refusals_in_a_row_no_task_ends_a_grant_where_one_was_refused(
+def test_after_ten_invalid_grants_in_a_row_no_task_ends_a_grant_where_one_was_refused(
     people: People, ilert: StandIn
 ) -> None:
     due = refuse(ilert, people, times=10)
@@ -265,7 +265,7 @@ def test_after_ten_refusals_in_a_row_no_task_ends_a_grant_where_one_was_refused(
 
 
 @pytest.mark.parametrize(("code", "asked"), [("invalid_grant", 10), ("invalid_client", 1)])
-def test_after_ten_refusals_in_a_row_a_run_asks_ten_at_most_marks_nothing_and_says_what_to_check(
+def test_after_ten_invalid_grants_a_run_asks_ten_at_most_marks_nothing_and_says_what_to_check(
     people: People,
     ilert: StandIn,
     handed_out: HandOut,
@@ -324,7 +324,7 @@ def test_once_the_credentials_are_right_a_run_hands_out_what_is_due_again(
 
 
 @pytest.mark.parametrize("column", ["refreshed_at", "connected_at"])
-def test_refusals_with_a_good_answer_among_them_speak_against_nothing_but_themselves(
+def test_invalid_grants_with_a_good_response_among_them_make_nothing_else_suspect(
     people: People, account: ConnectedAccount, ilert: StandIn, handed_out: HandOut, column: str
 ) -> None:
     due = refuse(ilert, people, times=10)
@@ -340,7 +340,7 @@ def test_an_account_that_is_due_is_refreshed(make_due: AccountFactory, ilert: St
     assert len(ilert.token_requests) == 1
 
 
-def test_an_account_that_is_not_due_any_more_or_was_deleted_is_left_alone(
+def test_an_account_that_is_not_due_any_more_or_was_deleted_is_not_refreshed(
     make_due: AccountFactory, ilert: StandIn
 ) -> None:
     fresh = make_due("fresh", access_token_expires_at=ahead(hours=1))

@@ -156,7 +156,7 @@ def test_the_button_reconnects_the_account_that_does_not_match(
 
 
 @pytest.mark.parametrize("matches", [True, False])
-def test_the_button_connects_where_there_is_nothing_to_mend(
+def test_the_button_connects_where_there_is_nothing_to_fix(
     request_of: HttpRequest, make_account: AccountFactory, matches: bool
 ) -> None:
     if matches:

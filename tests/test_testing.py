@@ -111,8 +111,8 @@ def test_further_keywords_are_columns(user: User) -> None:
 def test_a_user_walks_to_ilert_and_back_in_one_line(
     ilert: FakeIlert, browser: Client, user: User
 ) -> None:
-    answer = ilert.authorize(browser, next="/somewhere/")
-    assert (answer.status_code, answer.url) == (302, "/somewhere/")
+    response = ilert.authorize(browser, next="/somewhere/")
+    assert (response.status_code, response.url) == (302, "/somewhere/")
     account = ConnectedAccount.objects.get(user=user)
     assert (str(account), account.granted_scope) == ("grace @ acme", "profile")
     assert paths(ilert) == ["token", "token_info", "current"]
@@ -281,14 +281,14 @@ def test_a_token_is_good_for_what_it_was_granted(
 ) -> None:
     ilert.answer(method, path, json=[])
     with IlertSession(connected_account(user, scopes=scope)) as session:
-        answer = session.request(method, path)
-    assert answer.status_code == status
+        response = session.request(method, path)
+    assert response.status_code == status
 
 
 # As ilert refuses
 
 
-def refusal(session: IlertSession, method: str, path: str, **keywords: Any) -> Any:
+def error_of(session: IlertSession, method: str, path: str, **keywords: Any) -> Any:
     with pytest.raises(IlertHTTPError) as raised:
         session.request(method, path, **keywords).raise_for_status()
     return raised.value
@@ -345,7 +345,7 @@ def test_a_page_that_is_too_large_is_refused_in_ilerts_words(
     ilert.answer("GET", path, json=[])
     with IlertSession(connected_account(user, scopes="wildcard")) as session:
         assert session.get(path, params={"max-results": str(largest), **include}).json() == []
-        error = refusal(session, "GET", path, params={"max-results": str(largest + 1), **include})
+        error = error_of(session, "GET", path, params={"max-results": str(largest + 1), **include})
     assert (error.response.status_code, error.message) == (400, words)
 
 
@@ -356,7 +356,7 @@ def test_a_list_learns_its_largest_page_from_that(user: User, ilert: FakeIlert) 
     assert [request.query["max-results"] for request in ilert.requests] == ["50", "20"]
 
 
-def test_a_size_that_is_no_number_is_left_to_the_answer(
+def test_a_size_that_is_no_number_is_left_to_the_response(
     session: IlertSession, ilert: FakeIlert
 ) -> None:
     ilert.answer("GET", PATH, json=[])
@@ -376,7 +376,7 @@ def test_an_error_has_ilerts_body_and_a_correlation_id(
 ) -> None:
     ilert.answer("GET", PATH, status=status)
     session.max_wait = 0
-    error = refusal(session, "GET", PATH)
+    error = error_of(session, "GET", PATH)
     assert (type(error), error.code) == (kind, code)
     assert error.correlation_id == error.response.headers["correlation-id"]
 
@@ -387,12 +387,12 @@ def test_an_error_may_have_no_body_or_one_of_the_tests_own(
     ilert.answer("GET", PATH, status=404, json=None)
     assert session.get(PATH).content == b""
     ilert.answer("GET", PATH, status=402, json={"code": "QUOTA_EXCEEDED", "message": "Enough"})
-    error = refusal(session, "GET", PATH)
+    error = error_of(session, "GET", PATH)
     assert (error.code, error.message) == ("QUOTA_EXCEEDED", "Enough")
 
 
 @pytest.mark.parametrize("times", [None, 1])
-def test_answers_wait_for_a_token_that_is_good(
+def test_responses_wait_for_a_token_that_is_good(
     session: IlertSession, ilert: FakeIlert, times: int | None
 ) -> None:
     ilert.expire_access_tokens()
@@ -415,13 +415,13 @@ def test_the_column_of_the_granted_scope_counts(user: User, ilert: FakeIlert) ->
     ilert.answer("POST", PATH)
     with IlertSession(account) as session:
         assert session.get(PATH).status_code == 200
-        error = refusal(session, "POST", PATH, json={})
+        error = error_of(session, "POST", PATH, json={})
     assert (type(error), error.code) == (IlertScopeError, "OAUTH2_SCOPE_ERROR")
     assert error.missing_scopes == ["alert:w"]
     assert ConnectedAccount.objects.get().granted_scope == "alert"
 
 
-def test_threads_get_each_answer_once(account: ConnectedAccount, ilert: FakeIlert) -> None:
+def test_threads_get_each_response_once(account: ConnectedAccount, ilert: FakeIlert) -> None:
     for number in range(120):
         ilert.answer("GET", PATH, json=number, times=1)
     got: list[int] = []
@@ -435,7 +435,7 @@ def test_threads_get_each_answer_once(account: ConnectedAccount, ilert: FakeIler
     assert sorted(got) == list(range(120))
 
 
-def test_an_answer_stays_until_another_takes_its_place(
+def test_a_response_stays_until_another_takes_its_place(
     session: IlertSession, ilert: FakeIlert
 ) -> None:
     ilert.answer("get", PATH, json=[1], headers={"X-Kind": "first"})
@@ -445,7 +445,7 @@ def test_an_answer_stays_until_another_takes_its_place(
     assert session.get(PATH).json() == [2]
 
 
-def test_answers_for_so_many_times_come_first_and_in_order(
+def test_responses_for_so_many_times_come_first_and_in_order(
     session: IlertSession, ilert: FakeIlert
 ) -> None:
     ilert.answer("POST", PATH, json="then")
@@ -454,7 +454,7 @@ def test_answers_for_so_many_times_come_first_and_in_order(
     assert [session.post(PATH).status_code for _ in range(5)] == [400, 400, 404, 200, 200]
 
 
-def test_a_list_pages_through_one_answer(session: IlertSession, ilert: FakeIlert) -> None:
+def test_a_list_pages_through_one_response(session: IlertSession, ilert: FakeIlert) -> None:
     ilert.answer("GET", PATH, json=[{"id": 1}, {"id": 2}])
     assert list(session.list(PATH, states="PENDING")) == [{"id": 1}, {"id": 2}]
     assert ilert.requests[0].query.dict() == {
@@ -483,7 +483,7 @@ def test_a_timeout_is_what_requests_makes_of_it(session: IlertSession, ilert: Fa
 
 
 @pytest.mark.parametrize(
-    ("answer", "code"),
+    ("response", "code"),
     [
         ({"status": 429}, "rate_limited"),
         ({"status": 503}, "server_error"),
@@ -492,9 +492,9 @@ def test_a_timeout_is_what_requests_makes_of_it(session: IlertSession, ilert: Fa
     ],
 )
 def test_the_token_endpoint_may_fail_and_recover(
-    account: ConnectedAccount, ilert: FakeIlert, answer: dict[str, Any], code: str
+    account: ConnectedAccount, ilert: FakeIlert, response: dict[str, Any], code: str
 ) -> None:
-    ilert.answer("POST", client.TOKEN_PATH, times=1, **answer)
+    ilert.answer("POST", client.TOKEN_PATH, times=1, **response)
     with pytest.raises(IlertUnavailableError) as raised:
         flows.refresh(account)
     assert raised.value.code == code
@@ -673,7 +673,7 @@ def test_the_guides_tests_run_as_printed_with_the_fixture_that_is_there(tmp_path
 
 def test_a_test_that_reaches_for_what_is_not_there_fails(tmp_path: Path) -> None:
     first, *_others = docs.blocks("python", "docs/guides/testing")
-    lines = [line for line in first.splitlines() if "fake_ilert.answer" not in line]
+    lines = [line for line in first.splitlines() if "fake_ilert.answer(" not in line]
     (tmp_path / "test_site.py").write_text("\n".join(lines))
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", folder=tmp_path)
     assert "No response is set for GET /api/alert-sources" in done.stdout, done.stdout + done.stderr
@@ -724,7 +724,7 @@ def test_the_kit_needs_no_test_library() -> None:
     assert not imported & {"pytest", "responses", "requests_mock", "httpx"}
 
 
-def test_an_account_of_another_client_is_answered_too(
+def test_an_account_of_another_client_gets_a_response_too(
     user: User, ilert: FakeIlert, settings: Any
 ) -> None:
     elsewhere = {"CLIENT_ID": "x", "CLIENT_SECRET": "x", "API_URL": "https://api.example/v1"}

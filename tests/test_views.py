@@ -345,7 +345,7 @@ def test_the_way_to_ilert_carries_what_the_contract_asks_for(
     }
 
 
-def test_the_redirect_uri_of_the_settings_is_sent_to_the_letter(
+def test_the_redirect_uri_of_the_settings_is_sent_exactly_as_it_is(
     browser: Client, settings: Any
 ) -> None:
     settings.ILERT_OAUTH_REDIRECT_URI = "https://Site.example/back/?from=ilert&x=%2F"
@@ -496,7 +496,7 @@ def test_a_next_that_is_the_name_of_no_view_does_no_harm(connect: Walk, next_url
 
 
 @pytest.mark.parametrize(
-    ("error", "explanation"),
+    ("error", "message"),
     [
         ("invalid_scope", MISCONFIGURED),
         ("server_error", SERVER_ERROR),
@@ -505,12 +505,12 @@ def test_a_next_that_is_the_name_of_no_view_does_no_harm(connect: Walk, next_url
     ],
 )
 def test_an_error_of_ilert_leads_back_to_the_connect_page(
-    browser: Client, ilert: StandIn, error: str, explanation: str
+    browser: Client, ilert: StandIn, error: str, message: str
 ) -> None:
     state = query_of(leave(browser))["state"]
     query = {"error": error, "error_description": "<b>words of ilert", "state": state}
     page = landing(browser, browser.get("/ilert/callback/", query))
-    assert explanation in page
+    assert message in page
     assert "Go to ilert" in page
     assert "made_up" not in page
     assert "words of ilert" not in page
@@ -601,7 +601,7 @@ def test_without_a_session_a_repeated_parameter_asks_for_a_login_as_well(client:
     assert response["Location"] == "/login/?next=/ilert/"
 
 
-def test_a_user_who_logged_out_keeps_the_way_back(
+def test_a_user_who_logged_out_keeps_the_return_url(
     browser: Client, user: User, ilert: StandIn
 ) -> None:
     leaving: Any = browser.post("/ilert/connect/", {"next": "/reports/"})
@@ -645,7 +645,7 @@ FAULTS += ["404", "429", "503"]
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_answer_leaves_everything_as_it_was(
+def test_a_broken_response_leaves_everything_as_it_was(
     browser: Client,
     connect: Walk,
     account: ConnectedAccount,
@@ -677,7 +677,7 @@ def test_a_broken_answer_leaves_everything_as_it_was(
         '{"access_token": "a\\nb"}',
     ],
 )
-def test_an_answer_without_a_usable_token_stores_nothing(
+def test_a_response_without_a_usable_token_stores_nothing(
     browser: Client, connect: Walk, ilert: StandIn, body: str
 ) -> None:
     ilert.add_fault("token", Fault(200, body))
@@ -700,7 +700,7 @@ def test_who_loses_the_new_grant_with_the_one_it_superseded_is_told_at_once(
 
 
 @pytest.mark.parametrize("body", ["[]", "{}", '{"active": false}', '{"active": true}'])
-def test_an_answer_without_an_identity_stores_nothing_and_ends_the_grant(
+def test_a_response_without_an_identity_stores_nothing_and_ends_the_grant(
     browser: Client, connect: Walk, ilert: StandIn, body: str
 ) -> None:
     ilert.add_fault("token_info", Fault(200, body))
