@@ -191,6 +191,10 @@ def _ask_now(account: ConnectedAccount, unless: Unless, *, may_wait: bool = True
 
 def _ask_beside(account: ConnectedAccount, unless: Unless) -> Outcome | None:
     """Keeps no second connection while another caller's lease is waited for."""
+    if account.status != Status.CONNECTED:
+        # Perhaps ended by the caller's transaction, which another connection does not see.
+        reload(account)
+        require_grant(account)
     with open_clients() as client_for:
         steps = refresh_steps(account, Requester(client_for), unless)
         run = partial(run_until_pause, steps)

@@ -28,10 +28,14 @@ from django.urls import path
 from django.utils import timezone
 
 from django_ilert_oauth import flows
-from django_ilert_oauth.exceptions import IlertOAuthError, IlertUnavailableError
+from django_ilert_oauth.exceptions import (
+    IlertOAuthError,
+    IlertUnavailableError,
+    ReconnectRequiredError,
+)
 from django_ilert_oauth.flows import _refresh, _transactions
 from django_ilert_oauth.flows._lease import Lease, Snapshot, release, take_lease
-from django_ilert_oauth.models import ConnectedAccount
+from django_ilert_oauth.models import ConnectedAccount, Status
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
 from tests.support.databases import needs_postgresql
@@ -481,6 +485,26 @@ def test_without_a_second_connection_the_stored_token_does_while_it_is_good(
     account = make_account(access_token_expires_at=timezone.now() + timedelta(minutes=1))
     with transaction.atomic():
         assert flows.get_access_token(account) == account.access_token
+
+
+def test_an_account_that_the_same_transaction_has_disconnected_has_no_token(
+    account: ConnectedAccount,
+) -> None:
+    with transaction.atomic():
+        flows.disconnect(account)
+        with pytest.raises(ReconnectRequiredError):
+            flows.get_access_token(account)
+        assert account.status == Status.DISCONNECTED
+
+
+def test_an_object_that_has_not_heard_of_a_reconnect_gets_the_token_in_a_transaction_too(
+    account: ConnectedAccount,
+) -> None:
+    ConnectedAccount.objects.update(status=Status.RECONNECT_REQUIRED)
+    stale = ConnectedAccount.objects.get()
+    ConnectedAccount.objects.update(status=Status.CONNECTED)
+    with transaction.atomic():
+        assert flows.get_access_token(stale) == account.access_token
 
 
 @needs_postgresql
