@@ -144,7 +144,8 @@ def _disconnect(
         row.update(**NO_TOKENS)
         account.take_stored(NO_TOKENS)
         record_disconnect(account, reason)
-        send_signal(account_revoked, account, reason=reason, request=request)
+    # Outside of a transaction of its own, which a caller that commits by hand never ends.
+    send_signal(account_revoked, account, reason=reason, request=request)
     return True, access_ends_at
 
 

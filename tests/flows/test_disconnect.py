@@ -20,7 +20,7 @@ from django_ilert_oauth.flows._transactions import MAX_ATTEMPTS
 from django_ilert_oauth.models import ConnectedAccount, PendingRevocation, Reason, Status
 from ilert_standin import Fault, StandIn
 from tests.conftest import AccountFactory
-from tests.support.other_callers import beside, revocations_sent, stored
+from tests.support.other_callers import beside, revocations_sent, stored, without_autocommit
 from tests.support.statements import before_statements, failing_statements
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -74,6 +74,14 @@ def test_disconnecting_sends_one_signal_however_often_it_is_done(
     assert sent == [("account_revoked", facts)]
     account.delete()
     assert (len(sent), len(revocations_sent(ilert))) == (1, 1)
+
+
+def test_a_caller_that_commits_by_hand_is_sent_the_signal_at_once(
+    account: ConnectedAccount, sent: list[Any]
+) -> None:
+    with without_autocommit():
+        flows.disconnect(account)
+        assert [name for name, _ in sent] == ["account_revoked"]
 
 
 def test_a_row_with_the_same_key_that_is_another_account_is_not_touched(
