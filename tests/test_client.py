@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -434,6 +435,24 @@ def test_a_scope_that_cannot_be_one_is_empty(responding: Responding, name: str, 
     assert ask(CALLS[name]).scope == ""
 
 
+@pytest.mark.parametrize(("field", "longest"), [("tenant_id", 100), ("username", 255)])
+def test_an_identity_is_as_long_as_its_column_at_most(
+    responding: Responding, field: str, longest: int
+) -> None:
+    responding(ilert_guide.TOKEN_INFO | {field: "x" * longest})
+    assert getattr(ask(CALLS["token_info"]), field) == "x" * longest
+    responding(ilert_guide.TOKEN_INFO | {field: "x" * (longest + 1)})
+    assert unavailable(CALLS["token_info"]).code == "unusable_response"
+
+
+@pytest.mark.parametrize(("length", "kept"), [(4096, 4096), (4097, 0)])
+def test_a_scope_is_kept_up_to_4096_characters(
+    responding: Responding, length: int, kept: int
+) -> None:
+    responding(ilert_guide.TOKEN_INFO | {"scope": "x" * length})
+    assert len(ask(CALLS["token_info"]).scope) == kept
+
+
 @pytest.mark.parametrize("name", UNUSUAL, ids=ascii)
 @pytest.mark.parametrize("field", ["tenant_id", "username"])
 def test_an_identity_is_kept_however_it_is_written(
@@ -602,6 +621,38 @@ def test_what_names_no_code_of_the_grant_is_transient_whatever_was_asked(
     responding(body, status)
     error = unavailable(call)
     assert (error.code, error.status, error.retry_after) == (code, status, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (300, "ilert's response could not be used."),
+        (400, "ilert's response could not be used."),
+        (429, "ilert asks for fewer requests."),
+        (500, "ilert reports a server error."),
+    ],
+)
+def test_an_error_says_in_a_sentence_what_is_wrong(
+    responding: Responding, status: int, sentence: str
+) -> None:
+    responding({}, status)
+    assert str(unavailable()) == f"{sentence} (HTTP {status})"
+
+
+def test_a_response_is_read_up_to_its_greatest_length(responding: Responding) -> None:
+    body = json.dumps(ilert_guide.TOKEN_INFO).encode()
+    responding(body.ljust(responses.MAX_RESPONSE_BYTES))
+    assert ask(CALLS["token_info"]).active
+    responding(body.ljust(responses.MAX_RESPONSE_BYTES + 1))
+    error = unavailable(CALLS["token_info"])
+    assert str(error) == "ilert's response is too long."
+    assert (error.code, error.status) == ("unusable_response", 200)
+
+
+def test_a_compressed_response_is_understood(responding: Responding) -> None:
+    body = json.dumps(ilert_guide.TOKEN_INFO).encode()
+    responding(gzip.compress(body), Content_Encoding="gzip")
+    assert ask(CALLS["token_info"]).active
 
 
 @pytest.mark.parametrize(("status", "body"), [(401, b""), (404, b"[]"), (200, b"<h1>Log in")])
