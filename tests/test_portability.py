@@ -59,7 +59,7 @@ def test_an_account_is_connected_shown_refreshed_by_the_command_and_disconnected
     found = f"{listing}?q=staff@site.example"
     for page in ("/ilert/", listing, found, f"{listing}{account.pk}/change/"):
         assert b"grace @ acme" in site.get(page).content
-    ConnectedAccount.objects.update(access_token_expires_at=timezone.now())
+    ConnectedAccount.objects.update(access_token_expires_at=timezone.now() - timedelta(seconds=1))
     call_command("refresh_ilert_tokens", verbosity=0)
     refreshed = ConnectedAccount.objects.get(pk=account.pk)
     assert refreshed.access_token != account.access_token

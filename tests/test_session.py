@@ -128,7 +128,7 @@ def test_a_token_that_expires_while_a_session_is_open_is_refreshed(
     session: IlertSession, ilert: StandIn
 ) -> None:
     session.get("/api/users/current")
-    session.account.access_token_expires_at = timezone.now()
+    session.account.access_token_expires_at = timezone.now() - timedelta(seconds=1)
     session.account.save()
     session.get("/api/users/current")
     assert len(ilert.token_requests) == 1

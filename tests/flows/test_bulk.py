@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from functools import partial
 from itertools import count, product
 from typing import Any
@@ -301,7 +302,10 @@ def test_a_response_shows_that_ilert_is_there(
     [
         {"refresh_token_ciphertext": "broken"},
         {"refresh_token_ciphertext": ""},
-        {"refresh_token_ciphertext": "", "access_token_expires_at": timezone.now()},
+        {
+            "refresh_token_ciphertext": "",
+            "access_token_expires_at": timezone.now() - timedelta(seconds=1),
+        },
     ],
     ids=["unreadable", "without refresh token", "expired without it"],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -110,7 +111,9 @@ def test_a_client_that_ilert_does_not_know_ends_the_run_at_once(
 def test_a_grant_whose_token_is_missing_has_ended_whatever_the_credentials(
     make_account: AccountFactory, sent: list[Any]
 ) -> None:
-    account = make_account(refresh_token="", access_token_expires_at=timezone.now())
+    account = make_account(
+        refresh_token="", access_token_expires_at=timezone.now() - timedelta(seconds=1)
+    )
     assert refresh_all() == flows.BulkResult(failures={account.pk: "invalid_grant"})
     assert ended() == revoked(sent) == [account]
 

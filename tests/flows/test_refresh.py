@@ -109,7 +109,7 @@ def test_an_object_that_remembers_a_refresh_takes_the_token_that_was_stored_sinc
     flows.refresh(account)
     stale = ConnectedAccount.objects.get()
     flows.refresh(account, force=True)
-    stale.access_token_expires_at = timezone.now()
+    stale.access_token_expires_at = timezone.now() - timedelta(seconds=1)
     assert flows.get_access_token(stale) == account.access_token
     assert len(ilert.token_requests) == 2
 
@@ -199,7 +199,7 @@ def test_ilert_being_down_is_told_once_the_token_has_expired(
     account = make_account(access_token_expires_at=timezone.now() + timedelta(minutes=1))
     ilert.add_fault("token", Fault(status=503, headers={"Retry-After": "7"}), times=2)
     assert flows.get_access_token(account) == account.access_token
-    account.access_token_expires_at = timezone.now()
+    account.access_token_expires_at = timezone.now() - timedelta(seconds=1)
     account.save()
     with pytest.raises(IlertUnavailableError) as caught:
         flows.get_access_token(account)

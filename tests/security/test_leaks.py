@@ -99,7 +99,7 @@ def use(world: World) -> object:
 
 
 def use_with_old_token(world: World) -> object:
-    ConnectedAccount.objects.update(access_token_expires_at=timezone.now())
+    ConnectedAccount.objects.update(access_token_expires_at=timezone.now() - timedelta(seconds=1))
     return use(world)
 
 
@@ -509,7 +509,7 @@ def take_messages(app: Celery) -> list[Any]:
 def test_no_message_to_a_worker_holds_a_secret(
     world: World, celery: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    account = world.make_account(access_token_expires_at=timezone.now())
+    account = world.make_account(access_token_expires_at=timezone.now() - timedelta(seconds=1))
     tasks.refresh_expiring_tokens.delay()
     tasks.refresh_expiring_tokens()
     url = world.settings.ILERT_OAUTH_API_URL
@@ -533,7 +533,7 @@ def test_no_message_to_a_worker_holds_a_secret(
 def test_no_stored_result_of_a_task_holds_a_secret(
     world: World, celery: Celery, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
-    account = world.make_account(access_token_expires_at=timezone.now())
+    account = world.make_account(access_token_expires_at=timezone.now() - timedelta(seconds=1))
     if status == "FAILURE":
         url = world.settings.ILERT_OAUTH_API_URL
         monkeypatch.setitem(transport.adapters, url, interrupted("/token", MemoryError()))
