@@ -324,6 +324,7 @@ def test_any_success_is_a_revocation(responding: Responding, status: int, body: 
         (400, b'{"error": "unsupported_token_type"}', "unsupported_token_type"),
         (404, b'{"status": 404, "code": "NOT_FOUND"}', "unknown_error"),
         (404, b'{"status": 404, "message": "Not found"}', "unusable_response"),
+        (300, b"{}", "unusable_response"),
         (302, b"", "unusable_response"),
         (200, b" <!doctype html>Log in", "unusable_response"),
     ],
