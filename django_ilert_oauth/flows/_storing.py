@@ -17,7 +17,7 @@ from django.db import DatabaseError, DataError, InterfaceError, connections
 
 from django_ilert_oauth.exceptions import IlertUnavailableError
 from django_ilert_oauth.internal import crypto
-from django_ilert_oauth.internal.db import update_row
+from django_ilert_oauth.internal.db import is_in_transaction, update_row
 from django_ilert_oauth.internal.rows import database, row_of
 from django_ilert_oauth.models import ConnectedAccount
 from django_ilert_oauth.oauth.secret import Secret
@@ -75,7 +75,7 @@ def retrying(call: Callable[[], T], until: float, *, writes: bool = False) -> St
             except DataError:
                 raise
             except DATABASE_ERRORS as error:
-                if _is_in_transaction() or clock() > until:
+                if is_in_transaction(database()) or clock() > until:
                     raise
                 if not has_failed:
                     logger.warning("The database failed; trying again: %s", type(error).__name__)
@@ -131,7 +131,7 @@ def store(lease: Lease, values: Mapping[str, Any], sent: Secret) -> Steps[bool]:
             ciphertext = stored
             yield PAUSE
     except DATABASE_ERRORS as error:
-        if isinstance(error, DataError) or _is_in_transaction():
+        if isinstance(error, DataError) or is_in_transaction(database()):
             raise
         reason = type(error).__name__
     logger.error(
@@ -141,12 +141,6 @@ def store(lease: Lease, values: Mapping[str, Any], sent: Secret) -> Steps[bool]:
         reason,
     )
     raise IlertUnavailableError("The database did not accept the new tokens.", code="not_stored")
-
-
-def _is_in_transaction() -> bool:
-    """Also in that of a caller who commits by hand: it would be rolled back with the connection."""
-    own = connections[database()]
-    return own.in_atomic_block or (own.connection is not None and not own.autocommit)
 
 
 def _stored_ciphertext(account: ConnectedAccount) -> str | None:

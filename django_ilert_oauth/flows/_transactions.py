@@ -18,6 +18,7 @@ from typing import TypeVar
 from django.db import OperationalError, ProgrammingError, connections, transaction
 
 from django_ilert_oauth.exceptions import IlertUnavailableError
+from django_ilert_oauth.internal.db import is_in_transaction
 from django_ilert_oauth.internal.rows import account_rows, database, row_of
 from django_ilert_oauth.models import ConnectedAccount
 
@@ -56,7 +57,7 @@ def warn_of_rollback() -> None:
 
 def retry_transaction(call: Callable[[], T]) -> T:
     """Repeats a call that is a transaction; inside one of the caller's it is made only once."""
-    if connections[database()].in_atomic_block:
+    if is_in_transaction(database()):
         return call()
     for _ in range(MAX_ATTEMPTS - 1):
         with suppress(OperationalError):
@@ -70,8 +71,9 @@ def drop_broken_connection() -> None:
     Inside a transaction it stays, with all that is open.
     """
     own = connections[database()]
-    is_in_transaction = own.in_atomic_block or not own.autocommit
-    if own.connection and own.errors_occurred and not (is_in_transaction or own.is_usable()):
+    if not own.connection or is_in_transaction(database()):
+        return
+    if own.errors_occurred and not own.is_usable():
         own.close()
 
 

@@ -73,6 +73,12 @@ def has_one_writer(using: str) -> bool:
     return connections[using].vendor == "sqlite"
 
 
+def is_in_transaction(using: str) -> bool:
+    """Also in that of a caller who commits by hand: it would be rolled back with the connection."""
+    own = connections[using]
+    return own.in_atomic_block or (own.connection is not None and not own.autocommit)
+
+
 def moment(milliseconds: int) -> datetime:
     """What the site keeps in its columns for so many milliseconds since the epoch."""
     aware = datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -80,7 +80,6 @@ class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
         ahead = now + CLOCK_TOLERANCE
         connected = models.Q(status=Status.CONNECTED)
         access = models.Q(access_token_expires_at__lte=now + within)
-        unknown = UNKNOWN_EXPIRY
         grant = models.Q(refresh_token_expires_at__lte=now + GRANT_MARGIN) & (
             models.Q(refreshed_at__isnull=True) | models.Q(refreshed_at__lte=now - GRANT_RETRY)
         )
@@ -90,7 +89,10 @@ class ConnectedAccountQuerySet(models.QuerySet["ConnectedAccount"]):
         )
         # The status stands in each branch, so that SQLite, too, takes an index for each.
         return self.filter(
-            connected & access | connected & unknown | connected & grant | connected & misdated
+            connected & access
+            | connected & UNKNOWN_EXPIRY
+            | connected & grant
+            | connected & misdated
         )
 
     def of_client(self, name: str) -> Self:

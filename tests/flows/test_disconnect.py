@@ -84,6 +84,13 @@ def test_a_caller_that_commits_by_hand_is_sent_the_signal_at_once(
         assert [name for name, _ in sent] == ["account_revoked"]
 
 
+def test_for_a_caller_that_commits_by_hand_nothing_is_repeated(account: ConnectedAccount) -> None:
+    """What failed may have rolled back what the caller had not committed."""
+    fails_once = failing_statements("UPDATE", error=OperationalError, times=1)
+    with without_autocommit(), fails_once, pytest.raises(OperationalError):
+        flows.disconnect(account)
+
+
 def test_a_row_with_the_same_key_that_is_another_account_is_not_touched(
     account: ConnectedAccount, ilert: StandIn, sent: list[Any]
 ) -> None:
